@@ -1,0 +1,128 @@
+/* weights.h - checkpoints: from a folder in Hugging Face layout to validated tensors and a model configuration.
+ *
+ * Owns: finding the folder, config.json, generation_config.json, safetensors by mmap, and the check that exactly the
+ * tensors which the architecture needs are there with the right shapes. Knows no engine and no device. Every number
+ * read from a file is untrusted until it has been checked here; each failure is one sentence that names the file or
+ * tensor, what was expected and what was found. Called at start-up by one thread; afterwards read-only.
+ *
+ * Format sources: https://github.com/huggingface/safetensors#format and transformers' configuration_qwen2/qwen3. */
+#pragma once
+
+#include "kernels/dtype.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* ---- where a model is ----------------------------------------------------------------------------------------- */
+
+/* Finds the folder for what a user typed: a folder that holds config.json, or a name "org/name" in the local Hugging
+ * Face cache ($HF_HUB_CACHE, $HF_HOME/hub, ~/.cache/huggingface/hub; refs/main or the only snapshot). Writes the path.
+ * STATUS_NOT_FOUND says where it looked. */
+int model_find(const char *name, char *path, size_t path_bytes, char *err, size_t err_bytes);
+
+/* ---- config.json, generation_config.json ----------------------------------------------------------------------- */
+
+enum model_arch { ARCH_QWEN2, ARCH_QWEN3, ARCH_COUNT };
+
+#define MODEL_MAX_EOS 16
+
+struct model_config {
+    enum model_arch arch;
+    char arch_name[64];    /* as in the file: "Qwen3ForCausalLM" */
+    enum dtype dtype;      /* torch_dtype / dtype: f32, bf16 or f16 */
+    int n_layers;          /* L */
+    int hidden;            /* C */
+    int n_heads;           /* H */
+    int n_kv_heads;        /* K */
+    int head_dim;          /* D: explicit, or C / H */
+    int ffn;               /* F */
+    int vocab;             /* V, rows of the embedding */
+    int max_positions;     /* max_position_embeddings */
+    float rms_eps;
+    float rope_theta;      /* rope_theta, or rope_parameters.rope_theta (transformers >= 5) */
+    bool tied;             /* tie_word_embeddings: lm_head is the embedding */
+    bool qkv_bias;         /* Qwen2: yes; Qwen3: attention_bias */
+    bool qk_norm;          /* Qwen3 */
+};
+
+/* Bounds: every count is positive and at most 2^20 (vocab 2^22, layers 1024), H % K == 0, D even and <= 256. Refused
+ * by name: unknown architectures, quantization_config, a rope type other than default, sliding windows that are on. */
+int model_config_load(struct model_config *config, const char *folder, char *err, size_t err_bytes);
+
+/* Parameters in all (embedding counted once when tied), and KV bytes per token in a given KV dtype. */
+int64_t model_config_n_params(const struct model_config *config);
+int64_t model_config_kv_bytes(const struct model_config *config, enum dtype kv_dtype);
+
+struct generation_config {
+    int n_eos;
+    int32_t eos[MODEL_MAX_EOS]; /* generation_config.json, else config.json; may be empty */
+    float temperature;          /* defaults for requests that say nothing: 1, 1, 0 (off), 0 (off), 1 */
+    float top_p;
+    int top_k;
+    float min_p;
+    float repetition_penalty;
+};
+
+/* A missing generation_config.json is no error. do_sample: false gives temperature 0. */
+int generation_config_load(struct generation_config *config, const struct model_config *model, const char *folder,
+                           char *err, size_t err_bytes);
+
+/* ---- tensors ---------------------------------------------------------------------------------------------------- */
+
+#define TENSOR_MAX_DIMS 8
+
+struct tensor {
+    const char *name;  /* owned by the checkpoint */
+    enum dtype dtype;  /* F32, BF16, F16, I32 */
+    int n_dims;
+    int64_t dims[TENSOR_MAX_DIMS];
+    size_t bytes;
+    const void *data;  /* view of the mapped file: read-only, valid until checkpoint_close */
+};
+
+struct checkpoint; /* owned: the mappings and the index */
+
+/* Opens model.safetensors, or every shard that model.safetensors.index.json names, in `folder`. Validated before use:
+ * header size (<= 100 MB and inside the file), strict JSON, dtypes, shapes (product must not overflow), offsets (in
+ * the file, equal to shape x dtype, neither overlapping nor leaving holes), names unique, index and shards agreeing. */
+int checkpoint_open(struct checkpoint **out, const char *folder, char *err, size_t err_bytes);
+void checkpoint_close(struct checkpoint *c); /* NULL is fine */
+
+/* NULL if there is none of that name. */
+const struct tensor *checkpoint_find(const struct checkpoint *c, const char *name);
+size_t checkpoint_n_tensors(const struct checkpoint *c);
+const struct tensor *checkpoint_tensor(const struct checkpoint *c, size_t i); /* in name order */
+
+/* Parses one safetensors image in memory into tensors (the fuzz entry; checkpoint_open uses it for each file).
+ * On success *tensors is malloc'ed (n of them; names and array freed by safetensors_free). `label` names the file. */
+int safetensors_parse(struct tensor **tensors, size_t *n, const void *image, size_t bytes, const char *label,
+                      char *err, size_t err_bytes);
+void safetensors_free(struct tensor *tensors, size_t n);
+
+/* Writes tensors as one safetensors file (atomically: a temporary file, then rename). */
+int safetensors_write(const char *path, const struct tensor *tensors, size_t n, char *err, size_t err_bytes);
+
+/* That the checkpoint holds exactly the tensors that `config` implies: none missing, none surplus (a tied model may
+ * carry lm_head.weight; rotary inv_freq buffers are ignored), each of the shape and of a float dtype. The first fault
+ * is the sentence; "and N more" is added. */
+int checkpoint_check(const struct checkpoint *c, const struct model_config *config, char *err, size_t err_bytes);
+
+/* ---- download ---------------------------------------------------------------------------------------------------- */
+
+struct pull_options {
+    const char *repo;     /* "Qwen/Qwen3-0.6B" */
+    const char *revision; /* "main" when NULL */
+    const char *endpoint; /* "https://huggingface.co" when NULL ($HF_ENDPOINT is read by the caller) */
+    const char *token;    /* bearer token or NULL */
+    const char *folder;   /* where to put the files; created */
+    /* May be NULL. Called often, from the calling thread. Return nonzero to stop. file_bytes is 0 while unknown. */
+    int (*progress)(void *user, const char *file, int64_t done, int64_t file_bytes, int file_id, int n_files);
+    void *user;
+};
+
+/* Downloads a model in Hugging Face layout: the file list from {endpoint}/api/models/{repo}/revision/{revision}
+ * (with blobs), then *.json, *.safetensors, *.txt, *.jinja from {endpoint}/{repo}/resolve/{revision}/{file}. A file is
+ * written to FILE.part and renamed when complete; an existing .part is resumed by a Range request; size, and SHA-256
+ * for LFS files, are checked. File names that would leave the folder are refused. */
+int model_pull(const struct pull_options *options, char *err, size_t err_bytes);
