@@ -1,0 +1,191 @@
+/* kernels.h - every tensor operation of Tandem, as one plain-C API.
+ *
+ * Letters: T tokens in this step, B sequences in it, C hidden size, H query heads, K KV heads, D head dim, F
+ * feed-forward size, V vocabulary, L layers, P tokens per KV block, R rows of which logits are needed.
+ *
+ * Ops take an exec, then outputs, then inputs, then dims and scalars. Pointers are device memory of the exec (on the
+ * CPU: any memory), row-major, 64-byte aligned unless said otherwise. "act" means the exec's activation dtype (f32,
+ * bf16 or f16); ops compute in fp32 and round once when they store. Outputs never alias inputs unless a comment says so.
+ *
+ * Contract that the tests lean on: an output row depends only on its own inputs, never on T, B, on the other rows or
+ * on the number of threads. On the CPU this holds to the bit: each output element is a sum in one fixed order.
+ *
+ * Errors: a wrong shape or alignment is our bug and aborts (CHECK). A device failure is latched in the exec with op,
+ * file and line; later ops are no-ops and exec_finish reports it once. An exec belongs to one thread at a time. */
+#pragma once
+
+#include "kernels/dtype.h"
+#include "kernels/status.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* ---- exec: where ops run ---------------------------------------------------------------------------------------- */
+
+struct exec; /* owned: backend, stream, scratch, first error */
+
+struct exec_options {
+    const char *backend; /* "cpu" (or NULL: the best that this build and machine have) */
+    enum dtype dtype;    /* of activations */
+    int n_threads;       /* CPU: 0 means one per usable core */
+    /* The largest step that will ever run: scratch is planned once from these. */
+    int max_tokens;      /* T */
+    int max_rows;        /* R */
+    int max_width;       /* the longest row that any linear() reads or writes, except logits */
+    int max_kv_len;      /* tokens of context */
+    int max_heads;       /* H */
+    int max_head_dim;    /* D */
+    int vocab;           /* V */
+};
+
+int exec_open(struct exec **out, const struct exec_options *options, char *err, size_t err_bytes);
+void exec_close(struct exec *e); /* NULL is fine */
+/* Waits until everything launched has run. 0, or STATUS_DEVICE and the first failure's sentence; clears the latch. */
+int exec_finish(struct exec *e, char *err, size_t err_bytes);
+const char *exec_backend(const struct exec *e); /* "cpu x86-64-v4, 2 threads": for people */
+int exec_n_threads(const struct exec *e);
+
+/* Memory of the exec's device, 64-byte aligned, zeroed. NULL when there is none. */
+void *exec_alloc(struct exec *e, size_t bytes);
+void exec_free(struct exec *e, void *p); /* NULL is fine */
+void exec_upload(struct exec *e, void *device, const void *host, size_t bytes);
+void exec_download(struct exec *e, void *host, const void *device, size_t bytes); /* waits */
+
+/* ---- what ops read ---------------------------------------------------------------------------------------------- */
+
+enum matrix_format { MATRIX_DENSE /* data is [rows, cols] of dtype */ };
+
+/* A weight: y = x W', so rows are outputs and cols are inputs, as Hugging Face stores it. View: owns nothing. */
+struct matrix {
+    enum matrix_format format;
+    enum dtype dtype;  /* f32, bf16, f16 */
+    int rows, cols;
+    const void *data;
+};
+
+/* How the KV of one model lies in a block. A block holds P tokens of all L layers:
+ *     layer l at l * layer_bytes:  K [K, P, D] | V [K, P, D] | (fp8 only) K scales [K, P] f32 | V scales [K, P] f32   */
+struct kv_layout {
+    enum dtype dtype;      /* the activations', or DTYPE_F8_E4M3: x = scale * e4m3, one scale per token and head */
+    int L, K, D, P;
+    size_t layer_bytes;    /* a multiple of 64 */
+    size_t block_bytes;    /* L * layer_bytes */
+    size_t granule_bytes;  /* the pool's unit of address */
+    int block_granules;    /* granules that one block takes: ceil(block_bytes / granule_bytes) */
+};
+void kv_layout_init(struct kv_layout *layout, enum dtype dtype, int L, int K, int D, int P, size_t granule_bytes);
+
+struct kv_cache {
+    void *pool;              /* base of the pool, 64-byte aligned */
+    struct kv_layout layout; /* of this model */
+};
+
+/* One step's sequences, flat: the tokens of all sequences one after the other, prefill chunks and single decode tokens
+ * alike. Sequence b owns tokens query_start[b] .. query_start[b+1]-1, which sit at the last positions of its kv_len[b]
+ * tokens of context: positions[t] = kv_len[b] - (query_start[b+1] - t). */
+struct batch {
+    int T, B;
+    const int32_t *tokens;      /* [T] */
+    const int32_t *positions;   /* [T] */
+    const int32_t *seq_of;      /* [T] b, ascending */
+    const int32_t *query_start; /* [B + 1] */
+    const int32_t *kv_len;      /* [B] context after this step, this step's tokens included */
+    const int32_t *block_table; /* [B, max_blocks] first granule of each block; entry i holds positions i*P .. i*P+P-1 */
+    int max_blocks;
+    int R;
+    const int32_t *logits_rows; /* [R] the tokens t whose logits are wanted */
+};
+
+/* cos and sin of every position, rounded to the activation dtype as Hugging Face does: row p is cos [D/2], sin [D/2]. */
+struct rope {
+    const float *cos_sin; /* [max_positions, D] f32 */
+    int max_positions, D;
+};
+/* Fills a host table [max_positions, D]; angle(p, i) = p * theta^(-2i/D) in fp32. */
+void rope_table(float *cos_sin, int max_positions, int D, float theta, enum dtype act);
+
+/* ---- the forward pass ------------------------------------------------------------------------------------------- */
+
+/* x[t] = table[tokens[t]]. Tokens outside 0 .. rows-1 abort. x [T, C] act. */
+void embed(struct exec *e, void *x, const int32_t *tokens, const struct matrix *table, int T);
+
+/* out = round(h * rsqrt(mean(h^2) + eps)) * weight, as Hugging Face: normalised value rounded to act before the
+ * product. out, h [T, C] act; weight [C] of act dtype. out may be h. */
+void rms_norm(struct exec *e, void *out, const void *h, const void *weight, int T, int C, float eps);
+
+/* residual = round(residual + h); out = rms_norm(residual). out, h, residual [T, C] act. out may be h. */
+void add_rms_norm(struct exec *e, void *out, const void *h, void *residual, const void *weight, int T, int C,
+                  float eps);
+
+/* y = x W' + bias. y [T, rows] act, x [T, cols] act, bias [rows] act dtype or NULL. */
+void linear(struct exec *e, void *y, const void *x, const struct matrix *w, const void *bias, int T);
+
+/* The same with y in fp32: logits [R, V]. */
+void linear_f32(struct exec *e, float *y, const void *x, const struct matrix *w, int T);
+
+/* Splits qkv, normalises q and k per head (weights NULL: not), rotates both (half-rotation layout), writes q out and
+ * k, v into their blocks of `layer`. q [T, H*D] act; qkv [T, (H+2K)*D] act; q_norm, k_norm [D] act dtype or NULL. */
+void qk_norm_rope_store(struct exec *e, void *q, const struct kv_cache *kv, int layer, const void *qkv,
+                        const void *q_norm, const void *k_norm, const struct rope *rope, const struct batch *batch,
+                        int H, float eps);
+
+/* Causal, ragged, grouped-query attention over the paged KV: o[t, h] = softmax(q k' / sqrt(D)) v over positions
+ * 0 .. positions[t] of t's own sequence. o, q [T, H*D] act. */
+void attention(struct exec *e, void *o, const void *q, const struct kv_cache *kv, int layer, const struct batch *batch,
+               int H);
+
+/* out = round(silu(gate)) * up, where gate_up [T, 2F] act holds gate then up in each row. out [T, F] act. */
+void silu_mul(struct exec *e, void *out, const void *gate_up, int T, int F);
+
+/* residual += h (rounded). [T, C] act. */
+void add(struct exec *e, void *residual, const void *h, int T, int C);
+
+/* out[r] = x[rows[r]]. out [R, C] act. */
+void gather_rows(struct exec *e, void *out, const void *x, const int32_t *rows, int R, int C);
+
+/* ---- sampling ---------------------------------------------------------------------------------------------------- */
+
+struct token_count { /* what penalties need of one token of one sequence */
+    int32_t id;
+    int32_t n_output;  /* times generated */
+    int32_t in_prompt; /* 0 or 1 */
+};
+struct token_bias {
+    int32_t id;
+    float bias; /* added to the logit; -INFINITY forbids the token */
+};
+
+/* One row's parameters. Order, as in vLLM: allowed ids, bias, repetition penalty (prompt and output tokens), frequency
+ * and presence penalty (output tokens), then argmax if temperature is 0; else temperature, min_p, top_k, top_p, and a
+ * draw. Ties go to the lower id. */
+struct sample_params {
+    float temperature;                         /* 0: greedy */
+    int top_k;                                 /* 0: off */
+    float top_p, min_p;                        /* 1, 0: off */
+    float repetition, presence, frequency;     /* 1, 0, 0: off */
+    const int32_t *allowed;                    /* [n_allowed] ids, or NULL: all */
+    int n_allowed;
+    const struct token_bias *biases;           /* [n_biases] distinct ids */
+    int n_biases;
+    const struct token_count *counts;          /* [n_counts] distinct ids; needed only where a penalty is on */
+    int n_counts;
+    uint64_t seed;                             /* with position: keys the noise, so a draw depends on nothing else */
+    int64_t position;                          /* index of the token that is drawn */
+};
+
+/* ids[r] = the token chosen from logits[r] [R, V] f32 (unchanged). Sampling adds Gumbel noise from a counter-based
+ * generator keyed by (seed, position, token id) over the kept set: no vocabulary-wide sort. When nothing is allowed,
+ * the argmax of the raw logits. params: host memory, [R]. ids: host memory, [R]; on a GPU valid after exec_finish. */
+void sample(struct exec *e, int32_t *ids, const float *logits, const struct sample_params *params, int R, int V);
+
+struct token_logprob {
+    int32_t id;
+    float logprob; /* natural log of the softmax of the raw logits */
+    int32_t rank;  /* 1 is the most likely; ties count as better by lower id */
+};
+
+/* Of each row: targets[r]'s logprob and rank in out[r * stride], then the n_top[r] most likely tokens in order.
+ * out: host memory, [R, stride], stride >= 1 + max n_top; n_top[r] < 0 skips the row. */
+void token_logprobs(struct exec *e, struct token_logprob *out, int stride, const float *logits, const int32_t *targets,
+                    const int *n_top, int R, int V);
