@@ -65,7 +65,7 @@ struct kv_block {
     uint64_t serial;   /* unique number given when it was published; 0: not published */
     uint64_t parent;   /* serial of the block before it, 0: it is the first. With salt, model and ids: the key */
     uint64_t salt;
-    uint64_t hash;
+    uint64_t bucket;
     uint64_t cached_at; /* pool clock when it became cached */
 };
 
@@ -74,7 +74,9 @@ struct kv_slab {
     int n_used, n_cached; /* the rest of its blocks is free */
     int n_fresh;          /* blocks never handed out since the slab was taken: the last n_fresh; also free */
     struct kv_list free;  /* free blocks that were in use before */
-    uint64_t idle_since;  /* pool clock when n_used last became 0 */
+    bool is_partial;      /* on its model's list of that name */
+    bool is_idle;
+    uint64_t idle_since;  /* pool clock when it became idle */
 };
 
 struct kv_model {

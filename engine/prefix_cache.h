@@ -40,3 +40,4 @@ uint64_t prefix_publish(struct kv_pool *p, int32_t granule, uint64_t salt, uint6
 /* ---- shared with kv_pool.c ---------------------------------------------------------------------------------------- */
 
 void prefix__forget(struct kv_pool *p, int32_t block); /* takes an evicted block (index) out of the table */
+void prefix__check(const struct kv_pool *p);               /* CHECKs the table; for kv_pool_check */

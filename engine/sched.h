@@ -112,7 +112,8 @@ struct plan_item {
 
 struct plan {
     struct plan_item *items;    /* owned [max_num_seqs] in scheduling order; decodes and chunks alike */
-    int n_items;                /* 0: there is nothing to run; do not commit */
+    int n_items;                /* 0: nothing to run, do not commit. Never so while a sequence waits, unless
+                                   other models hold the pool */
     int n_tokens, n_rows;       /* sums over items: T and R of the batch */
     int n_prefill_tokens;       /* of n_tokens, those in items that are no decode (one token, which samples) */
     int n_preempted;            /* sequences that lost their blocks for this plan */
@@ -144,6 +145,7 @@ struct sched { /* the caller's memory; owns no heap */
     struct sched_options options;
     struct kv_pool *pool; /* borrowed */
     int model, P;
+    int max_running; /* the least of max_num_seqs, max_num_batched_tokens and max_logits_rows: each gets its token */
     struct sequence_list waiting, running; /* both in order */
     uint64_t n_arrivals;
     bool in_flight;           /* between plan and commit */

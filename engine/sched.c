@@ -1,0 +1,365 @@
+/* sched.c - plan a step, commit a step. See sched.h for the order and the rules of memory.
+ *
+ * Two lists, both in order, hold every sequence: waiting and running. Planning walks `running` from the first to the
+ * last; whom it preempts is the last, so a sequence that is already in the plan is never taken out of it again. */
+#include "engine/sched.h"
+
+#include "engine/prefix_cache.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static int min_int(int a, int b) { return a < b ? a : b; }
+static int max_int(int a, int b) { return a > b ? a : b; }
+
+/* ---- sequence ----------------------------------------------------------------------------------------------------- */
+
+int sequence_open(struct sequence **out, const struct sequence_params *params) {
+    CHECK(params->n_prompt >= 1 && params->max_tokens >= 0 && params->P >= 1);
+    *out = NULL;
+    if (params->n_prompt > params->max_model_len - !params->prompt_only) return STATUS_TOO_LARGE;
+    int n_output = params->prompt_only ? 0 : params->max_model_len - params->n_prompt;
+    if (params->max_tokens) n_output = min_int(n_output, params->max_tokens);
+    int max_len = params->n_prompt + n_output;
+    /* The last token that a sequence samples is never computed. */
+    int max_blocks = (max_len - !params->prompt_only + params->P - 1) / params->P;
+
+    size_t n_ids = (size_t)max_len + (size_t)max_blocks + (size_t)params->n_eos_ids + (size_t)params->n_stop_token_ids;
+    struct sequence *q = malloc(sizeof *q + n_ids * sizeof(int32_t));
+    if (!q) return STATUS_NO_MEMORY;
+    int32_t *ids = (int32_t *)(q + 1);
+    *q = (struct sequence){
+        .user = params->user,
+        .n_prompt = params->n_prompt,
+        .max_len = max_len,
+        .min_tokens = params->min_tokens,
+        .ignore_eos = params->ignore_eos,
+        .prompt_only = params->prompt_only,
+        .prompt_logits = params->prompt_logits,
+        .priority = params->priority,
+        .salt = params->salt,
+        .n_eos_ids = params->n_eos_ids,
+        .n_stop_token_ids = params->n_stop_token_ids,
+        .tokens = ids,
+        .blocks = ids + max_len,
+        .eos_ids = ids + max_len + max_blocks,
+        .stop_token_ids = ids + max_len + max_blocks + params->n_eos_ids,
+        .n_tokens = params->n_prompt,
+        .max_blocks = max_blocks,
+        .stop_token = -1,
+    };
+    memcpy(q->tokens, params->prompt, (size_t)params->n_prompt * sizeof *q->tokens);
+    if (q->n_eos_ids) memcpy(q->eos_ids, params->eos_ids, (size_t)q->n_eos_ids * sizeof *q->eos_ids);
+    if (q->n_stop_token_ids)
+        memcpy(q->stop_token_ids, params->stop_token_ids, (size_t)q->n_stop_token_ids * sizeof *q->stop_token_ids);
+    *out = q;
+    return STATUS_OK;
+}
+
+void sequence_close(struct sequence *q) {
+    if (!q) return;
+    CHECK(q->state == SEQUENCE_NEW || q->state == SEQUENCE_FINISHED);
+    free(q);
+}
+
+static bool contains(const int32_t *ids, int n, int32_t id) {
+    for (int i = 0; i < n; i++)
+        if (ids[i] == id) return true;
+    return false;
+}
+
+/* Takes a sampled token, and ends the sequence if that was its last. As in vLLM, a stop on the very last token counts
+ * as a stop, and below min_tokens only the length ends it. */
+static void sequence_append(struct sequence *q, int32_t id) {
+    CHECK_LT(q->n_tokens, q->max_len);
+    q->tokens[q->n_tokens++] = id;
+    bool may_stop = q->n_tokens - q->n_prompt >= q->min_tokens;
+    if (may_stop && !q->ignore_eos && contains(q->eos_ids, q->n_eos_ids, id)) {
+        q->reason = FINISH_STOP;
+    } else if (may_stop && contains(q->stop_token_ids, q->n_stop_token_ids, id)) {
+        q->reason = FINISH_STOP;
+        q->stop_token = id;
+    } else if (q->n_tokens == q->max_len) {
+        q->reason = FINISH_LENGTH;
+    }
+}
+
+/* ---- lists in order ----------------------------------------------------------------------------------------------- */
+
+static bool is_before(const struct sched *s, const struct sequence *a, const struct sequence *b) {
+    if (s->options.policy == POLICY_PRIORITY && a->priority != b->priority) return a->priority < b->priority;
+    return a->arrival < b->arrival;
+}
+
+static void list_insert_after(struct sequence_list *list, struct sequence *prev, struct sequence *q) {
+    q->prev = prev;
+    q->next = prev ? prev->next : list->head;
+    *(q->prev ? &q->prev->next : &list->head) = q;
+    *(q->next ? &q->next->prev : &list->tail) = q;
+    list->n++;
+}
+
+static void list_remove(struct sequence_list *list, struct sequence *q) {
+    *(q->prev ? &q->prev->next : &list->head) = q->next;
+    *(q->next ? &q->next->prev : &list->tail) = q->prev;
+    q->prev = q->next = NULL;
+    list->n--;
+}
+
+/* Two searches for one place: whoever comes anew belongs near the tail, whoever was preempted near the head. */
+static void list_insert_from_tail(const struct sched *s, struct sequence_list *list, struct sequence *q) {
+    struct sequence *prev = list->tail;
+    while (prev && is_before(s, q, prev)) prev = prev->prev;
+    list_insert_after(list, prev, q);
+}
+static void list_insert_from_head(const struct sched *s, struct sequence_list *list, struct sequence *q) {
+    struct sequence *prev = NULL;
+    for (struct sequence *next = list->head; next && is_before(s, next, q); next = next->next) prev = next;
+    list_insert_after(list, prev, q);
+}
+
+/* ---- memory of a sequence ----------------------------------------------------------------------------------------- */
+
+static int n_blocks_for(const struct sched *s, int n_tokens) { return (n_tokens + s->P - 1) / s->P; }
+
+/* Gives q blocks for its first n_tokens tokens; false, and nothing changes, when there are too few. */
+static bool grow(struct sched *s, struct sequence *q, int n_tokens) {
+    int n_blocks = n_blocks_for(s, n_tokens);
+    CHECK_LE(n_blocks, q->max_blocks);
+    if (n_blocks - q->n_blocks > kv_pool_available(s->pool, s->model)) return false;
+    while (q->n_blocks < n_blocks) {
+        int32_t granule = kv_pool_alloc(s->pool, s->model);
+        CHECK(granule != KV_NONE);
+        q->blocks[q->n_blocks++] = granule;
+    }
+    return true;
+}
+
+/* Last to first: see kv_pool_unref. */
+static void release(struct sched *s, struct sequence *q) {
+    while (q->n_blocks) kv_pool_unref(s->pool, q->blocks[--q->n_blocks]);
+    q->n_computed = q->n_scheduled = q->n_published = 0;
+    q->serial = 0;
+}
+
+static void publish(struct sched *s, struct sequence *q) {
+    for (; q->n_published < q->n_computed / s->P; q->n_published++)
+        q->serial = prefix_publish(s->pool, q->blocks[q->n_published], q->salt, q->serial,
+                                   q->tokens + (size_t)q->n_published * s->P);
+}
+
+static void preempt(struct sched *s, struct sequence *q) {
+    release(s, q);
+    list_remove(&s->running, q);
+    list_insert_from_head(s, &s->waiting, q);
+    q->state = SEQUENCE_WAITING;
+    q->n_preemptions++;
+    s->n_preemptions++;
+}
+
+static void finish(struct sched *s, struct sequence *q) {
+    release(s, q);
+    list_remove(q->state == SEQUENCE_RUNNING ? &s->running : &s->waiting, q);
+    q->state = SEQUENCE_FINISHED;
+}
+
+/* ---- plan --------------------------------------------------------------------------------------------------------- */
+
+int plan_init(struct plan *plan, int max_num_seqs) {
+    *plan = (struct plan){
+        .items = calloc((size_t)max_num_seqs, sizeof *plan->items),
+        .finished = calloc((size_t)max_num_seqs, sizeof *plan->finished),
+    };
+    if (plan->items && plan->finished) return STATUS_OK;
+    plan_deinit(plan);
+    return STATUS_NO_MEMORY;
+}
+
+void plan_deinit(struct plan *plan) {
+    free(plan->items);
+    free(plan->finished);
+    *plan = (struct plan){0};
+}
+
+/* What the step has left while it is planned. */
+struct room {
+    int tokens;
+    int rows;    /* beyond the one that every running sequence has by right */
+    int decodes; /* running sequences still to be planned that need exactly one token */
+};
+
+static bool is_decode(const struct sequence *q) { return q->n_tokens - q->n_scheduled == 1; }
+static bool wants_prompt_rows(const struct sequence *q) { return q->prompt_logits && q->n_logits_rows < q->n_prompt; }
+
+/* The next chunk of q from token `first`, within so many tokens and rows (at least one). n_tokens 0: no room. */
+static struct plan_item next_chunk(const struct sched *s, struct sequence *q, int first, int tokens, int rows) {
+    struct plan_item item = {.seq = q, .first = first, .n_tokens = q->n_tokens - first};
+    int threshold = s->options.long_prefill_token_threshold;
+    if (s->options.chunked_prefill && threshold) item.n_tokens = min_int(item.n_tokens, threshold);
+    if (wants_prompt_rows(q)) {
+        /* Prompt tokens from n_logits_rows on want a row each, and such a sequence has no output yet. */
+        item.n_tokens = min_int(min_int(item.n_tokens, tokens), q->n_logits_rows + rows - first);
+        item.n_rows = max_int(0, first + item.n_tokens - q->n_logits_rows);
+    } else if (item.n_tokens > tokens) {
+        item.n_tokens = s->options.chunked_prefill ? tokens : 0;
+    }
+    item.sample = !q->prompt_only && item.n_tokens && first + item.n_tokens == q->n_tokens;
+    if (item.sample) item.n_rows = max_int(item.n_rows, 1);
+    return item;
+}
+
+static void add_item(struct plan *plan, const struct plan_item *item, struct room *room) {
+    plan->items[plan->n_items++] = *item;
+    plan->n_tokens += item->n_tokens;
+    plan->n_rows += item->n_rows;
+    if (item->n_tokens > 1 || !item->sample) plan->n_prefill_tokens += item->n_tokens;
+    item->seq->n_scheduled = item->first + item->n_tokens;
+    room->tokens -= item->n_tokens;
+}
+
+/* Blocks for an item of a running sequence, taken from the last ones in the order where the pool has none. False: it
+ * was itself the last and had to go. */
+static bool make_room(struct sched *s, const struct plan_item *item, struct plan *plan, struct room *room) {
+    while (!grow(s, item->seq, item->first + item->n_tokens)) {
+        struct sequence *victim = s->running.tail;
+        bool self = victim == item->seq;
+        if (!self && is_decode(victim)) room->decodes--;
+        preempt(s, victim);
+        plan->n_preempted++;
+        if (self) return false;
+        room->rows++;
+    }
+    return true;
+}
+
+static void plan_running(struct sched *s, struct plan *plan, struct room *room) {
+    for (struct sequence *q = s->running.head; q; q = q->next) room->decodes += is_decode(q);
+    room->rows -= s->running.n;
+    for (struct sequence *q = s->running.head; q; q = q->next) {
+        room->decodes -= is_decode(q);
+        struct plan_item item = next_chunk(s, q, q->n_scheduled, room->tokens - room->decodes, room->rows + 1);
+        if (!item.n_tokens) continue;
+        if (!make_room(s, &item, plan, room)) break;
+        add_item(plan, &item, room);
+        room->rows += 1 - item.n_rows;
+    }
+}
+
+/* Blocks that running sequences need for tokens they already know. */
+static int n_promised(const struct sched *s) {
+    int n = 0;
+    for (const struct sequence *q = s->running.head; q; q = q->next) n += n_blocks_for(s, q->n_tokens) - q->n_blocks;
+    return n;
+}
+
+static void plan_waiting(struct sched *s, struct plan *plan, struct room *room) {
+    int promised = n_promised(s);
+    for (struct sequence *q; (q = s->waiting.head) && s->running.n < s->max_running && room->rows > 0;) {
+        /* At least one token must be computed, and every one whose logits are wanted. */
+        int n_findable = wants_prompt_rows(q) ? min_int(q->n_logits_rows, q->n_tokens - 1) : q->n_tokens - 1;
+        struct prefix_match match = prefix_find(s->pool, s->model, q->salt, q->tokens, n_findable, q->blocks);
+        struct plan_item item = next_chunk(s, q, match.n_blocks * s->P, room->tokens, room->rows);
+        if (!item.n_tokens) return;
+        int n_new = n_blocks_for(s, q->n_tokens) - match.n_blocks;
+        if (match.n_cached + n_new + promised + s->running.n > kv_pool_available(s->pool, s->model)) return;
+
+        prefix_take(s->pool, s->model, &match, q->blocks, q->n_preemptions ? 0 : q->n_tokens);
+        if (!q->n_preemptions) q->n_cached = item.first;
+        q->n_computed = q->n_scheduled = item.first;
+        q->n_blocks = q->n_published = match.n_blocks;
+        q->serial = match.serial;
+        CHECK(grow(s, q, item.first + item.n_tokens));
+        promised += n_blocks_for(s, q->n_tokens) - q->n_blocks;
+        list_remove(&s->waiting, q);
+        list_insert_from_tail(s, &s->running, q);
+        q->state = SEQUENCE_RUNNING;
+        add_item(plan, &item, room);
+        room->rows -= max_int(1, item.n_rows);
+    }
+}
+
+void sched_plan(struct sched *s, struct plan *plan) {
+    CHECK(!s->in_flight);
+    *plan = (struct plan){.items = plan->items, .finished = plan->finished};
+    struct room room = {.tokens = s->options.max_num_batched_tokens, .rows = s->options.max_logits_rows};
+    plan_running(s, plan, &room);
+    /* Memory that was taken from running sequences is not for new ones. */
+    if (!plan->n_preempted) plan_waiting(s, plan, &room);
+    s->in_flight = plan->n_items > 0;
+    s->n_steps += s->in_flight;
+    s->last_step_tokens = plan->n_tokens;
+}
+
+/* ---- commit ------------------------------------------------------------------------------------------------------- */
+
+void sched_commit(struct sched *s, struct plan *plan, const int32_t *sampled) {
+    CHECK(s->in_flight);
+    s->in_flight = false;
+    plan->n_finished = 0;
+    for (int i = 0; i < plan->n_items; i++) {
+        const struct plan_item *item = &plan->items[i];
+        struct sequence *q = item->seq;
+        q->n_computed = item->first + item->n_tokens;
+        CHECK_EQ(q->n_computed, q->n_scheduled);
+        if (q->reason != FINISH_NONE) continue; /* cancelled meanwhile: what the step wrote is not to be trusted */
+        q->n_logits_rows = max_int(q->n_logits_rows, min_int(q->n_computed, q->n_prompt));
+        publish(s, q);
+        if (item->sample) sequence_append(q, sampled[i]);
+        else if (q->n_computed == q->max_len) q->reason = FINISH_LENGTH; /* prompt_only */
+    }
+    for (struct sequence *q = s->running.head, *next; q; q = next) {
+        next = q->next;
+        if (q->reason == FINISH_NONE) continue;
+        finish(s, q);
+        plan->finished[plan->n_finished++] = q;
+    }
+}
+
+/* ---- the rest ----------------------------------------------------------------------------------------------------- */
+
+int sched_init(struct sched *s, const struct sched_options *options, struct kv_pool *pool, int model, char *err,
+               size_t err_bytes) {
+    *s = (struct sched){.options = *options, .pool = pool, .model = model, .P = pool->models[model].P};
+    const struct sched_options *o = &s->options;
+    if (o->max_num_seqs < 1 || o->max_num_batched_tokens < 1 || o->max_logits_rows < 1 || o->max_model_len < 1)
+        return fail(err, err_bytes, STATUS_INVALID,
+                    "max-num-seqs (%d), max-num-batched-tokens (%d), logits rows (%d) and max-model-len (%d) must be "
+                    "at least 1",
+                    o->max_num_seqs, o->max_num_batched_tokens, o->max_logits_rows, o->max_model_len);
+    if (!o->chunked_prefill && o->max_num_batched_tokens < o->max_model_len)
+        return fail(err, err_bytes, STATUS_INVALID,
+                    "without chunked prefill a prompt is computed in one step, but max-num-batched-tokens (%d) is less "
+                    "than max-model-len (%d): raise the first, lower the second, or enable chunked prefill",
+                    o->max_num_batched_tokens, o->max_model_len);
+    s->max_running = min_int(o->max_num_seqs, min_int(o->max_num_batched_tokens, o->max_logits_rows));
+    return STATUS_OK;
+}
+
+int sched_add(struct sched *s, struct sequence *q) {
+    CHECK(q->state == SEQUENCE_NEW);
+    CHECK_LE(q->max_len, s->options.max_model_len);
+    if (q->max_blocks > kv_pool_capacity(s->pool, s->model)) return STATUS_TOO_LARGE;
+    q->arrival = ++s->n_arrivals;
+    q->state = SEQUENCE_WAITING;
+    list_insert_from_tail(s, &s->waiting, q);
+    return STATUS_OK;
+}
+
+bool sched_cancel(struct sched *s, struct sequence *q, enum finish_reason reason) {
+    CHECK(q->state == SEQUENCE_WAITING || q->state == SEQUENCE_RUNNING);
+    CHECK(reason != FINISH_NONE);
+    if (q->reason == FINISH_NONE) q->reason = reason;
+    if (s->in_flight && q->state == SEQUENCE_RUNNING) return false;
+    finish(s, q);
+    return true;
+}
+
+struct sched_stats sched_stats(const struct sched *s) {
+    return (struct sched_stats){
+        .n_waiting = s->waiting.n,
+        .n_running = s->running.n,
+        .n_steps = s->n_steps,
+        .n_preemptions = s->n_preemptions,
+        .last_step_tokens = s->last_step_tokens,
+    };
+}
