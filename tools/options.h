@@ -1,0 +1,85 @@
+/* options.h - the command line: one table of flags per command, one parser, one --help.
+ *
+ * A command presets its variables with the defaults, lists them in a table that ends with {0}, and parses. Flags are
+ * spelled --name VALUE or --name=VALUE, with '-' or '_' between words; booleans are --name and --no-name. Numbers take
+ * the suffixes k, m, g (thousands: "25.6k") and K, M, G (1024s: "4K"). "--" ends the flags.
+ *
+ * Every command with OPTIONS_CONFIG in its table also takes --config FILE: a JSON object whose members are named like
+ * the flags. What the command line says counts more than the file.
+ *
+ *     int port = 8000;
+ *     const struct option_spec specs[] = {
+ *         FLAG(INT, "port", &port, "N", "port to listen on", .low = 0, .high = 65535),
+ *         {0},
+ *     };
+ *     static const struct command_help help = {"serve", "MODEL", "Serves a model.", "tandem serve DIR", 1, 1};
+ *     struct options o = {0};
+ *     int exit_code;
+ *     if (!options_parse(&o, &help, specs, argc, argv, &exit_code)) goto done;
+ *     ... o.operands.items[0] ...
+ *     done: options_deinit(&o);                                                                                   */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+
+struct option_list {
+    const char **items; /* owned array; the strings belong to argv or to the options */
+    size_t n;
+};
+
+enum option_kind {
+    OPTION_BOOL,   /* bool *                 --name, --no-name, --name=true|false */
+    OPTION_INT,    /* int *                  */
+    OPTION_SIZE,   /* size_t *               bytes or counts */
+    OPTION_DOUBLE, /* double *               */
+    OPTION_STRING, /* const char **          borrowed from argv or the options */
+    OPTION_LIST,   /* struct option_list *   --name a b c, --name=a, and repeated */
+    OPTION_CONFIG, /* const char **          --config FILE */
+    OPTION_TITLE,  /* no flag: a heading in --help (name is the text) */
+};
+
+struct option_spec {
+    const char *name;
+    enum option_kind kind;
+    void *out;           /* where the value goes; holds the default before parsing */
+    const char *metavar; /* "N", "FILE", ... */
+    const char *help;
+    double low, high;           /* numbers: the range when low < high */
+    const char *const *choices; /* strings: NULL-terminated list of what is allowed, or NULL */
+    const char *alias;          /* a second name; a short one is spelled with one dash: "tp" is -tp and --tp */
+    const char *shown;          /* the default as --help shows it, where the variable cannot tell */
+};
+
+/* One row of a table: FLAG(KIND, name, out, metavar, help) and any further fields by name. */
+#define FLAG(KIND, name_, out_, metavar_, help_, ...)                                                                  \
+    { .name = (name_), .kind = OPTION_##KIND, .out = (out_), .metavar = (metavar_), .help = (help_), __VA_ARGS__ }
+#define FLAG_TITLE(text)                                                                                               \
+    { .name = (text), .kind = OPTION_TITLE }
+
+struct command_help {
+    const char *name;     /* "serve" */
+    const char *operands; /* "MODEL", "" */
+    const char *summary;  /* one sentence */
+    const char *example;  /* one or more lines */
+    int min_operands, max_operands;
+};
+
+struct options { /* zero-initialise */
+    struct option_list operands;
+    const struct option_spec *specs; /* borrowed */
+    void *config;                    /* owned: the parsed --config file */
+};
+
+/* argv[0] is the command's name. False when the command must not go on: *exit_code is 0 after --help (printed to
+ * standard output) and 2 after wrong usage (a sentence on standard error). */
+bool options_parse(struct options *o, const struct command_help *help, const struct option_spec *specs, int argc,
+                   char **argv, int *exit_code);
+/* Frees operands, lists and the config file; strings taken from them end here. */
+void options_deinit(struct options *o);
+
+/* Reads "4096", "1k", "25.6k", "4K", "2g" into *value; false if it is no such number. */
+bool options_number(const char *text, double *value);
+
+/* The entry of a NULL-terminated list that `word` is probably a misspelling of, or NULL. */
+const char *options_nearest(const char *word, const char *const *names);
