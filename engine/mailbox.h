@@ -44,4 +44,6 @@ static inline struct mail *mail_open(struct mail *m) {
     return next;
 }
 
-static inline bool mailbox_empty(struct mailbox *box) { return atomic_load(&box->head) == NULL; }
+static inline bool mailbox_empty(struct mailbox *box) {
+    return atomic_load(&box->head) == NULL;
+}

@@ -17,7 +17,9 @@ struct region {
     size_t staging_bytes;
 };
 
-static size_t align64(size_t n) { return (n + 63) & ~(size_t)63; }
+static size_t align64(size_t n) {
+    return (n + 63) & ~(size_t)63;
+}
 
 /* The fixed part of a model's device memory, `n` bytes of it: its offset or address. */
 static void *region_take(struct region *r, size_t n) {
@@ -28,10 +30,15 @@ static void *region_take(struct region *r, size_t n) {
 
 static float element(const struct tensor *t, size_t i) {
     switch (t->dtype) {
-    case DTYPE_F32: return ((const float *)t->data)[i];
-    case DTYPE_BF16: return f32_from_bf16(((const uint16_t *)t->data)[i]);
-    case DTYPE_F16: return f32_from_f16(((const uint16_t *)t->data)[i]);
-    default: CHECK(!"a weight's dtype is checked by checkpoint_check"); return 0;
+    case DTYPE_F32:
+        return ((const float *)t->data)[i];
+    case DTYPE_BF16:
+        return f32_from_bf16(((const uint16_t *)t->data)[i]);
+    case DTYPE_F16:
+        return f32_from_f16(((const uint16_t *)t->data)[i]);
+    default:
+        CHECK(!"a weight's dtype is checked by checkpoint_check");
+        return 0;
     }
 }
 
@@ -41,8 +48,10 @@ static const void *region_convert(struct region *r, const struct tensor *t, size
     CHECK_LE(n * dtype_bytes(r->dtype), r->staging_bytes);
     for (size_t i = 0; i < n; i++) {
         float f = element(t, i);
-        if (r->dtype == DTYPE_F32) ((float *)r->staging)[i] = f;
-        else ((uint16_t *)r->staging)[i] = r->dtype == DTYPE_BF16 ? bf16_from_f32(f) : f16_from_f32(f);
+        if (r->dtype == DTYPE_F32)
+            ((float *)r->staging)[i] = f;
+        else
+            ((uint16_t *)r->staging)[i] = r->dtype == DTYPE_BF16 ? bf16_from_f32(f) : f16_from_f32(f);
     }
     return r->staging;
 }
@@ -60,8 +69,10 @@ static void *region_stack(struct region *r, int layer, const char *const *names,
     CHECK_LE(n_names, 3);
     for (int i = 0; i < n_names; i++) {
         char name[160];
-        if (layer < 0) snprintf(name, sizeof name, "%s", names[i]);
-        else snprintf(name, sizeof name, "model.layers.%d.%s", layer, names[i]);
+        if (layer < 0)
+            snprintf(name, sizeof name, "%s", names[i]);
+        else
+            snprintf(name, sizeof name, "model.layers.%d.%s", layer, names[i]);
         parts[i] = checkpoint_find(r->c, name);
         CHECK(parts[i]); /* checkpoint_check has passed */
         elements += tensor_elements(parts[i]);
@@ -87,11 +98,15 @@ static const void *region_vector(struct region *r, int layer, const char *name) 
 
 static struct matrix region_matrix(struct region *r, int layer, const char *const *names, int n_names, int rows,
                                    int cols) {
-    return (struct matrix){.format = MATRIX_DENSE, .dtype = r->dtype, .rows = rows, .cols = cols,
+    return (struct matrix){.format = MATRIX_DENSE,
+                           .dtype = r->dtype,
+                           .rows = rows,
+                           .cols = cols,
                            .data = region_stack(r, layer, names, n_names)};
 }
 
-#define NAMES(...) (const char *const[]){__VA_ARGS__}, (int)(sizeof((const char *const[]){__VA_ARGS__}) / sizeof(char *))
+#define NAMES(...)                                                                                                     \
+    (const char *const[]){__VA_ARGS__}, (int)(sizeof((const char *const[]){__VA_ARGS__}) / sizeof(char *))
 
 static void place_weights(struct model *m, struct region *r) {
     const struct model_config *c = &m->config;
@@ -105,7 +120,8 @@ static void place_weights(struct model *m, struct region *r) {
         w->w_qkv = region_matrix(
             r, l, NAMES("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"), QKVD, C);
         if (c->qkv_bias)
-            w->b_qkv = region_stack(r, l, NAMES("self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"));
+            w->b_qkv =
+                region_stack(r, l, NAMES("self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"));
         if (c->qk_norm) {
             w->q_norm = region_vector(r, l, "self_attn.q_norm.weight");
             w->k_norm = region_vector(r, l, "self_attn.k_norm.weight");
@@ -165,7 +181,8 @@ void model_deinit(struct model *m, struct exec *e) {
 
 size_t activations_layout(struct activations *a, void *base, const struct model_config *c, enum dtype dtype, int T,
                           int R) {
-    const size_t act = dtype_bytes(dtype), C = c->hidden, D = c->head_dim, H = c->n_heads, K = c->n_kv_heads, F = c->ffn;
+    const size_t act = dtype_bytes(dtype), C = c->hidden, D = c->head_dim, H = c->n_heads, K = c->n_kv_heads,
+                 F = c->ffn;
     struct region r = {.base = base};
     struct activations layout = {
         .residual = region_take(&r, T * C * act),

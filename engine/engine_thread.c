@@ -1,0 +1,160 @@
+/* engine_thread.c - the engine thread: letters in, plan -> run -> commit, letters out. */
+#include "engine/engine_internal.h"
+
+#include <stdio.h>
+
+static struct request *request_of(const struct sequence *q) {
+    return q->user;
+}
+
+static void wake_client(struct engine *e) {
+    pthread_mutex_lock(&e->mutex);
+    pthread_cond_signal(&e->client_cond);
+    pthread_mutex_unlock(&e->mutex);
+    if (e->wake) e->wake(e->wake_arg);
+}
+
+/* The request's sequence is out of the scheduler: say farewell. Nothing of it may be touched afterwards. */
+static void say_farewell(struct engine *e, struct request *r) {
+    r->t_finish = engine__now();
+    mailbox_put(&e->outbox, &r->farewell.mail);
+}
+
+static void take_inbox(struct engine *e) {
+    for (struct mail *m = mailbox_take(&e->inbox), *next; m; m = next) {
+        struct request *r = ((struct letter *)m)->request;
+        next = mail_open(m);
+        int status = sched_add(&e->sched, r->seq);
+        if (status == 0) continue;
+        r->seq->reason = FINISH_ERROR;
+        snprintf(r->error, sizeof r->error,
+                 "the request needs up to %d tokens of KV cache, but the whole pool holds %d: shorten it, or give the "
+                 "server more --kv-cache-memory-bytes",
+                 r->seq->max_len, e->info.n_blocks * e->info.block_size);
+        say_farewell(e, r);
+        wake_client(e);
+    }
+}
+
+static void cancel_marked(struct engine *e, struct sequence_list *list, bool all) {
+    for (struct sequence *q = list->head, *next; q; q = next) {
+        next = q->next;
+        struct request *r = request_of(q);
+        if ((all || atomic_load(&r->cancelled)) && sched_cancel(&e->sched, q, FINISH_CANCELLED)) say_farewell(e, r);
+    }
+}
+
+static void take_cancels(struct engine *e) {
+    const bool stopping = atomic_load(&e->stopping);
+    const uint64_t n = atomic_load(&e->n_cancels);
+    if (n == e->n_cancels_done && !stopping) return;
+    e->n_cancels_done = n;
+    cancel_marked(e, &e->sched.waiting, stopping);
+    cancel_marked(e, &e->sched.running, stopping);
+    wake_client(e);
+}
+
+void engine__publish_figures(struct engine *e) {
+    struct engine_stats *f = &e->figures;
+    struct sched_stats s = sched_stats(&e->sched);
+    struct kv_pool_stats k = kv_pool_stats(e->pool, 0);
+    f->n_running = s.n_running;
+    f->n_waiting = s.n_waiting;
+    f->n_preemptions = s.n_preemptions;
+    f->n_blocks = k.n_blocks;
+    f->n_blocks_used = k.n_used;
+    f->n_blocks_cached = k.n_cached;
+    f->prefix_queries = k.n_query_tokens;
+    f->prefix_hits = k.n_hit_tokens;
+    pthread_mutex_lock(&e->mutex);
+    e->published = *f;
+    pthread_mutex_unlock(&e->mutex);
+}
+
+static void count_step(struct engine *e, double seconds) {
+    struct engine_stats *f = &e->figures;
+    const int T = e->plan.n_tokens;
+    int bucket = 0;
+    while (bucket < 16 && T > 1 << bucket) bucket++;
+    f->n_steps++;
+    f->step_tokens_bucket[bucket]++;
+    f->step_tokens_sum += (uint64_t)T;
+    f->last_step_tokens = T;
+    f->step_seconds_total += seconds;
+    for (int i = 0; i < e->plan.n_items; i++) f->n_generated_tokens += e->plan.items[i].sample;
+}
+
+static void mark_started(struct engine *e, double t) {
+    for (int i = 0; i < e->plan.n_items; i++) {
+        struct sequence *q = e->plan.items[i].seq;
+        struct request *r = request_of(q);
+        if (r->t_start != 0) continue;
+        r->t_start = t;
+        r->n_cached = q->n_cached;
+        e->figures.n_prompt_tokens += (uint64_t)q->n_prompt;
+        e->figures.n_prompt_tokens_cached += (uint64_t)q->n_cached;
+    }
+}
+
+/* What the step gave, to the clients. A sequence that has ended is told by its farewell alone, so that its last token
+ * is never read before its end is known. */
+static void publish_step(struct engine *e, double t) {
+    for (int i = 0; i < e->plan.n_items; i++) {
+        const struct plan_item *item = &e->plan.items[i];
+        struct request *r = request_of(item->seq);
+        if (!item->sample) continue;
+        if (r->t_first == 0) r->t_first = t;
+        if (item->seq->state == SEQUENCE_FINISHED) continue;
+        atomic_store_explicit(&r->n_ready, item->seq->n_tokens, memory_order_release);
+        mailbox_put(&e->outbox, &r->news.mail);
+    }
+    for (int i = 0; i < e->plan.n_finished; i++) say_farewell(e, request_of(e->plan.finished[i]));
+}
+
+static void step(struct engine *e) {
+    const double start = engine__now();
+    char err[ERR_BYTES];
+    mark_started(e, start);
+    int status = runner_step(&e->runner, &e->plan, e->sampled, err, sizeof err);
+    if (status)
+        for (int i = 0; i < e->plan.n_items; i++) {
+            struct request *r = request_of(e->plan.items[i].seq);
+            snprintf(r->error, sizeof r->error, "%s", err);
+            sched_cancel(&e->sched, e->plan.items[i].seq, FINISH_ERROR);
+        }
+    sched_commit(&e->sched, &e->plan, status ? NULL : e->sampled);
+    const double end = engine__now();
+    count_step(e, end - start);
+    engine__publish_figures(e); /* before the news, so that whoever reads an ending sees its blocks free */
+    publish_step(e, end);
+    wake_client(e);
+}
+
+/* Sleeps until there may be something to do. False: the engine is stopping. */
+static bool wait_for_work(struct engine *e) {
+    engine__publish_figures(e);
+    pthread_mutex_lock(&e->mutex);
+    while (mailbox_empty(&e->inbox) && atomic_load(&e->n_cancels) == e->n_cancels_done && !atomic_load(&e->stopping))
+        pthread_cond_wait(&e->engine_cond, &e->mutex);
+    pthread_mutex_unlock(&e->mutex);
+    return !atomic_load(&e->stopping);
+}
+
+void *engine__thread(void *arg) {
+    struct engine *e = arg;
+    for (;;) {
+        take_inbox(e);
+        take_cancels(e);
+        sched_plan(&e->sched, &e->plan);
+        if (e->plan.n_items)
+            step(e);
+        else if (sched_idle(&e->sched)) {
+            if (!wait_for_work(e)) break;
+        } else
+            CHECK(!"the scheduler has sequences but plans nothing");
+    }
+    take_inbox(e); /* requests that came with the word to stop */
+    take_cancels(e);
+    engine__publish_figures(e);
+    return NULL;
+}
