@@ -1,0 +1,38 @@
+/* activation.c - the gated activation between the two halves of a feed-forward block.
+ *
+ *     out = round(gate / (1 + e^-gate)) * up                    gate_up [T, 2F]: gate | up, out [T, F]
+ * Elementwise, so no order to keep. Reads 2F and writes F elements a token. */
+#include "kernels/cpu/cpu.h"
+
+INLINE void silu_mul_row(char *out, const char *gate, int F, float *pad, enum dtype act) {
+    size_t b = dtype_bytes(act);
+    const char *up = gate + (size_t)F * b;
+    int i = 0;
+    for (; i + LANES <= F; i += LANES) {
+        vf g = vf_widen(gate + i * b, act);
+        vf_narrow(out + i * b, vf_round(g / (1.0f + vf_exp(-g)), act) * vf_widen(up + i * b, act), act);
+    }
+    if (i == F) return;
+    /* The last lanes go through the same arithmetic, padded with zeros. */
+    int rest = F - i;
+    memset(pad, 0, 2 * LANES * sizeof *pad);
+    row_widen_as(pad, gate + i * b, (size_t)rest, act);
+    row_widen_as(pad + LANES, up + i * b, (size_t)rest, act);
+    vf g = vf_load(pad);
+    vf_store(pad, vf_round(g / (1.0f + vf_exp(-g)), act) * vf_load(pad + LANES));
+    row_narrow_as(out + i * b, pad, (size_t)rest, act);
+}
+
+void CPU(silu_mul)(struct exec *e, void *out, const void *gate_up, int T, int F) {
+    enum dtype act = e->options.dtype;
+    size_t row = (size_t)F * dtype_bytes(act);
+#pragma omp parallel for num_threads(threads_if(e, 4 * (int64_t)T * F)) schedule(static)
+    for (int t = 0; t < T; t++) {
+        char *y = (char *)out + t * row;
+        const char *g = (const char *)gate_up + 2 * t * row;
+        float *pad = thread_scratch(e);
+        if (act == DTYPE_BF16) silu_mul_row(y, g, F, pad, DTYPE_BF16);
+        else if (act == DTYPE_F16) silu_mul_row(y, g, F, pad, DTYPE_F16);
+        else silu_mul_row(y, g, F, pad, DTYPE_F32);
+    }
+}

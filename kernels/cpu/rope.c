@@ -1,0 +1,101 @@
+/* rope.c - what happens to q, k and v between their projection and attention, in one pass.
+ *
+ *     q = rope(norm(q)), k = rope(norm(k)) per head of D; k and v go to their KV block
+ *     rope: (a, b) = halves of the head; a' = a cos - b sin, b' = b cos + a sin     (half-rotation layout)
+ * norm is that of norm.c, its result rounded to the activation format; the rotation is fp32 with one rounding at the
+ * end. fp8 KV: scale = absmax / 448 per token and head, x / scale rounded to e4m3; x = scale * e4m3.
+ *
+ * A token is one thread's work. Reads (H + 2K) D elements a token, writes as many. */
+#include "kernels/cpu/cpu.h"
+
+/* head [D] in place; cos_sin is cos [D/2] | sin [D/2]. */
+static void rotate(float *head, const float *cos_sin, int D) {
+    int half = D / 2;
+    for (int i = 0; i < half; i++) {
+        float a = head[i], b = head[i + half], c = cos_sin[i], s = cos_sin[i + half];
+        head[i] = a * c - b * s;
+        head[i + half] = b * c + a * s;
+    }
+}
+
+/* One head of q or k into fp32: widened, normalised and rounded where there is a weight, rotated. */
+static void prepare_head(float *head, const char *in, const void *weight, const float *cos_sin, int D, float eps,
+                         enum dtype act) {
+    row_widen(head, in, (size_t)D, act);
+    if (weight) {
+        memset(head + D, 0, (ROW_FLOATS(D) - (size_t)D) * sizeof *head);
+        CPU(norm_row)(head, head, weight, D, eps, act);
+        for (int i = 0; i < D; i++) head[i] = f32_round(head[i], act);
+    }
+    rotate(head, cos_sin, D);
+}
+
+/* Round to nearest even; |x| above 448 becomes 448, NaN stays NaN. */
+static uint8_t e4m3_from_f32(float x) {
+    uint32_t u;
+    memcpy(&u, &x, 4);
+    uint8_t sign = (u >> 24) & 0x80;
+    u &= 0x7fffffffu;
+    if (u > 0x7f800000u) return sign | 0x7f;
+    if (u >= 0x43e00000u) return sign | 0x7e; /* 448 and above */
+    if (u < 0x3c800000u) {                    /* below 2^-6: a multiple of 2^-9, rounded by the adder */
+        float a;
+        memcpy(&a, &u, 4);
+        a += 16384.0f; /* ulp of [2^14, 2^15) is 2^-9 */
+        uint32_t v;
+        memcpy(&v, &a, 4);
+        return sign | (uint8_t)(v - 0x46800000u);
+    }
+    u += 0x7ffffu + ((u >> 20) & 1);
+    return sign | (uint8_t)((u - 0x3c000000u) >> 20);
+}
+
+/* Writes one head of K or V into its slot. */
+static void store_head(char *block, const struct kv_layout *a, int which, int kv_head, int slot, const float *head,
+                       enum dtype act) {
+    char *row = kv_row(block, a, which, kv_head, slot);
+    if (a->dtype != DTYPE_F8_E4M3) {
+        row_narrow(row, head, (size_t)a->D, act);
+        return;
+    }
+    float max = 0;
+    for (int i = 0; i < a->D; i++) max = fmaxf(max, fabsf(head[i]));
+    float scale = max / 448;
+    if (!(scale > 0x1p-126f)) scale = 1; /* an all-zero head */
+    *kv_scale(block, a, which, kv_head, slot) = scale;
+    for (int i = 0; i < a->D; i++) ((uint8_t *)row)[i] = e4m3_from_f32(head[i] / scale);
+}
+
+void CPU(qk_norm_rope_store)(struct exec *e, void *q, const struct kv_cache *kv, int layer, const void *qkv,
+                             const void *q_norm, const void *k_norm, const struct rope *rope,
+                             const struct batch *batch, int H, float eps) {
+    enum dtype act = e->options.dtype;
+    const struct kv_layout *a = &kv->layout;
+    int D = a->D, K = a->K;
+    size_t head_bytes = (size_t)D * dtype_bytes(act);
+    for (int t = 0; t < batch->T; t++) {
+        CHECK_LE(0, batch->positions[t]);
+        CHECK_LT(batch->positions[t], rope->max_positions);
+        CHECK_LT(batch->positions[t] / a->P, batch->max_blocks);
+    }
+#pragma omp parallel for num_threads(threads_if(e, (int64_t)batch->T * (H + 2 * K) * D)) schedule(static)
+    for (int t = 0; t < batch->T; t++) {
+        int p = batch->positions[t], slot = p % a->P;
+        const float *cos_sin = rope->cos_sin + (size_t)p * D;
+        const char *in = (const char *)qkv + (size_t)t * (H + 2 * K) * head_bytes;
+        char *block = kv_block(kv, layer, batch, batch->seq_of[t], p);
+        float *head = thread_scratch(e);
+        for (int h = 0; h < H; h++, in += head_bytes) {
+            prepare_head(head, in, q_norm, cos_sin, D, eps, act);
+            row_narrow((char *)q + ((size_t)t * H + h) * head_bytes, head, (size_t)D, act);
+        }
+        for (int k = 0; k < K; k++, in += head_bytes) {
+            prepare_head(head, in, k_norm, cos_sin, D, eps, act);
+            store_head(block, a, 0, k, slot, head, act);
+        }
+        for (int k = 0; k < K; k++, in += head_bytes) {
+            row_widen(head, in, (size_t)D, act);
+            store_head(block, a, 1, k, slot, head, act);
+        }
+    }
+}

@@ -1,0 +1,192 @@
+/* simd.h - vectors of LANES floats, and the activation formats on their way in and out of them.
+ *
+ * LANES is what the instruction set has in one register: 4, 8 or 16. Conversions give the same bits as dtype.h (the
+ * payload of a NaN aside). Everything is static inline: each instruction set has its own copy. */
+#pragma once
+
+#include "kernels/dtype.h"
+
+#include <math.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
+#define LANES 16
+#elif defined(__AVX2__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float vf __attribute__((vector_size(LANES * 4)));
+typedef int32_t vi __attribute__((vector_size(LANES * 4)));
+typedef uint32_t vu __attribute__((vector_size(LANES * 4)));
+typedef uint16_t vh __attribute__((vector_size(LANES * 2)));
+
+/* Rounds up to a multiple of `unit`. */
+INLINE size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
+
+INLINE vf vf_set1(float x) { return x - (vf){0}; }
+
+INLINE vf vf_load(const float *p) {
+    vf v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+INLINE void vf_store(float *p, vf v) { memcpy(p, &v, sizeof v); }
+
+/* mask ? a : b, lane by lane; mask is the result of a comparison. */
+INLINE vf vf_select(vi mask, vf a, vf b) { return (vf)(((vi)a & mask) | ((vi)b & ~mask)); }
+
+/* a < b ? b : a: a NaN in b is ignored, one in a stays. */
+INLINE vf vf_max(vf a, vf b) { return vf_select(a < b, b, a); }
+
+/* ---- formats ---------------------------------------------------------------------------------------------------- */
+
+INLINE vf vf_from_bf16(vh h) { return (vf)(__builtin_convertvector(h, vu) << 16); }
+
+/* Round to nearest even; NaN stays NaN. */
+INLINE vh bf16_from_vf(vf v) {
+    vu u = (vu)v;
+    vu rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16, nan = (u >> 16) | 0x40;
+    vi is_nan = v != v;
+    return __builtin_convertvector((rounded & ~(vu)is_nan) | (nan & (vu)is_nan), vh);
+}
+
+INLINE vf vf_from_f16(vh h) {
+#if LANES == 16
+    return (vf)_mm512_cvtph_ps((__m256i)h);
+#elif defined(__F16C__) && LANES == 8
+    return (vf)_mm256_cvtph_ps((__m128i)h);
+#else
+    vf v;
+    for (int i = 0; i < LANES; i++) v[i] = f32_from_f16(h[i]);
+    return v;
+#endif
+}
+
+INLINE vh f16_from_vf(vf v) {
+#if LANES == 16
+    return (vh)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#elif defined(__F16C__) && LANES == 8
+    return (vh)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+    vh h;
+    for (int i = 0; i < LANES; i++) h[i] = f16_from_f32(v[i]);
+    return h;
+#endif
+}
+
+/* LANES elements of format t, widened. With a constant t the switch is gone after inlining. */
+INLINE vf vf_widen(const void *p, enum dtype t) {
+    if (t == DTYPE_F32) return vf_load(p);
+    vh h;
+    memcpy(&h, p, sizeof h);
+    return t == DTYPE_BF16 ? vf_from_bf16(h) : vf_from_f16(h);
+}
+
+INLINE void vf_narrow(void *p, vf v, enum dtype t) {
+    if (t == DTYPE_F32) {
+        vf_store(p, v);
+        return;
+    }
+    vh h = t == DTYPE_BF16 ? bf16_from_vf(v) : f16_from_vf(v);
+    memcpy(p, &h, sizeof h);
+}
+
+INLINE float f32_widen(const void *p, enum dtype t) {
+    if (t == DTYPE_F32) return *(const float *)p;
+    return t == DTYPE_BF16 ? f32_from_bf16(*(const uint16_t *)p) : f32_from_f16(*(const uint16_t *)p);
+}
+
+INLINE void f32_narrow(void *p, float v, enum dtype t) {
+    if (t == DTYPE_F32) *(float *)p = v;
+    else *(uint16_t *)p = t == DTYPE_BF16 ? bf16_from_f32(v) : f16_from_f32(v);
+}
+
+/* The nearest value of format t, still in fp32: the rounding points of Hugging Face. */
+INLINE vf vf_round(vf v, enum dtype t) {
+    if (t == DTYPE_BF16) return vf_from_bf16(bf16_from_vf(v));
+    if (t == DTYPE_F16) return vf_from_f16(f16_from_vf(v));
+    return v;
+}
+
+INLINE float f32_round(float v, enum dtype t) {
+    if (t == DTYPE_BF16) return f32_from_bf16(bf16_from_f32(v));
+    if (t == DTYPE_F16) return f32_from_f16(f16_from_f32(v));
+    return v;
+}
+
+/* ---- rows: n elements of format t from and to fp32 --------------------------------------------------------------- */
+
+INLINE void row_widen_as(float *out, const char *in, size_t n, enum dtype t) {
+    size_t b = dtype_bytes(t), i = 0;
+    for (; i + LANES <= n; i += LANES) vf_store(out + i, vf_widen(in + i * b, t));
+    for (; i < n; i++) out[i] = f32_widen(in + i * b, t);
+}
+
+static inline void row_widen(float *out, const void *in, size_t n, enum dtype t) {
+    if (t == DTYPE_BF16) row_widen_as(out, in, n, DTYPE_BF16);
+    else if (t == DTYPE_F16) row_widen_as(out, in, n, DTYPE_F16);
+    else row_widen_as(out, in, n, DTYPE_F32);
+}
+
+INLINE void row_narrow_as(char *out, const float *in, size_t n, enum dtype t) {
+    size_t b = dtype_bytes(t), i = 0;
+    for (; i + LANES <= n; i += LANES) vf_narrow(out + i * b, vf_load(in + i), t);
+    for (; i < n; i++) f32_narrow(out + i * b, in[i], t);
+}
+
+static inline void row_narrow(void *out, const float *in, size_t n, enum dtype t) {
+    if (t == DTYPE_BF16) row_narrow_as(out, in, n, DTYPE_BF16);
+    else if (t == DTYPE_F16) row_narrow_as(out, in, n, DTYPE_F16);
+    else row_narrow_as(out, in, n, DTYPE_F32);
+}
+
+/* ---- arithmetic ------------------------------------------------------------------------------------------------- */
+
+/* The sum of all lanes as a fixed tree: lanes at distance LANES/2 first, then a quarter, ..., then neighbours. */
+INLINE float vf_sum(vf v) {
+#if LANES == 16
+    __m256 a = _mm256_add_ps(_mm512_castps512_ps256((__m512)v),
+                             _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd((__m512)v), 1)));
+    __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+#elif LANES == 8
+    __m128 b = _mm_add_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
+#elif defined(__x86_64__)
+    __m128 b = (__m128)v;
+#endif
+#if defined(__x86_64__)
+    b = _mm_add_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_add_ss(b, _mm_shuffle_ps(b, b, 1)));
+#else
+    return (v[0] + v[2]) + (v[1] + v[3]);
+#endif
+}
+
+/* e^x within 2 ulp for x in [-87.3, 88.3]; larger x give e^88.3, smaller ones 0, NaN stays NaN. x = n ln2 + r with
+ * |r| <= ln2/2; a degree-6 polynomial for e^r (Cephes' coefficients); 2^n put into the exponent. */
+INLINE vf vf_exp(vf x) {
+    vi tiny = x < -87.3f;
+    x = vf_select(x > 88.3f, vf_set1(88.3f), x);
+    x = vf_select(tiny, vf_set1(0), x);
+    const float magic = 0x1.8p23f; /* adding it rounds to an integer, which then stands in the low mantissa bits */
+    vf shifted = x * 0x1.715476p0f + magic;
+    vf n = shifted - magic;
+    vf r = x - n * 0.693359375f;
+    r = r + n * 2.12194440e-4f;
+    vf p = vf_set1(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + r + 1.0f;
+    vi bits = (vi)shifted - (vi)vf_set1(magic) + 127;
+    return vf_select(tiny, vf_set1(0), p * (vf)(bits << 23));
+}

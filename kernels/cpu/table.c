@@ -1,0 +1,83 @@
+/* table.c - the CPU backend of one instruction set: its memory, and its table of ops. */
+#include "kernels/cpu/cpu.h"
+
+#include <stdlib.h>
+
+#define STRING_(x) #x
+#define STRING(x) STRING_(x)
+
+static void *aligned_zeroed(size_t bytes) {
+    size_t size = round_up(bytes ? bytes : 1, 64);
+    void *p = aligned_alloc(64, size);
+    if (p) memset(p, 0, size);
+    return p;
+}
+
+static void close_cpu(struct exec *e) {
+    struct cpu *s = e->state;
+    if (!s) return;
+    free(s->x);
+    free(s->threads);
+    free(s);
+    e->state = NULL;
+}
+
+static int open_cpu(struct exec *e, char *err, size_t err_bytes) {
+    const struct exec_options *o = &e->options;
+    struct cpu *s = e->state = calloc(1, sizeof *s);
+    if (!s) return fail(err, err_bytes, STATUS_NO_MEMORY, "no memory for an exec");
+    s->row_floats = ROW_FLOATS(o->max_width);
+    s->vocab_floats = ROW_FLOATS(o->vocab);
+    s->kv_floats = ROW_FLOATS(o->max_kv_len);
+    /* A thread runs one op at a time: three rows (norms, activations), scores, or a row of logits with its ids. */
+    size_t head_floats = ROW_FLOATS(o->max_head_dim), need[] = {3 * s->row_floats, 2 * s->vocab_floats,
+                                                                s->kv_floats + 4 * head_floats};
+    for (int i = 0; i < 3; i++)
+        if (s->thread_floats < need[i]) s->thread_floats = need[i];
+    s->x = aligned_zeroed(X_ROWS * s->row_floats * sizeof(float));
+    s->threads = aligned_zeroed((size_t)o->n_threads * s->thread_floats * sizeof(float));
+    if (!s->x || !s->threads)
+        return fail(err, err_bytes, STATUS_NO_MEMORY, "no memory for %zu MB of scratch: lower max_width or the threads",
+                    (X_ROWS * s->row_floats + (size_t)o->n_threads * s->thread_floats) >> 18);
+    return 0;
+}
+
+static void finish_cpu(struct exec *e) { (void)e; }
+
+static void *alloc_cpu(struct exec *e, size_t bytes) {
+    (void)e;
+    return aligned_zeroed(bytes);
+}
+
+static void free_cpu(struct exec *e, void *p) {
+    (void)e;
+    free(p);
+}
+
+static void copy_cpu(struct exec *e, void *to, const void *from, size_t bytes) {
+    (void)e;
+    memcpy(to, from, bytes);
+}
+
+const struct kernel_ops CPU(ops) = {
+    .name = "cpu " STRING(KERNELS_ISA),
+    .open = open_cpu,
+    .close = close_cpu,
+    .finish = finish_cpu,
+    .alloc = alloc_cpu,
+    .free = free_cpu,
+    .upload = copy_cpu,
+    .download = copy_cpu,
+    .embed = CPU(embed),
+    .rms_norm = CPU(rms_norm),
+    .add_rms_norm = CPU(add_rms_norm),
+    .linear = CPU(linear),
+    .linear_f32 = CPU(linear_f32),
+    .qk_norm_rope_store = CPU(qk_norm_rope_store),
+    .attention = CPU(attention),
+    .silu_mul = CPU(silu_mul),
+    .add = CPU(add),
+    .gather_rows = CPU(gather_rows),
+    .sample = CPU(sample),
+    .token_logprobs = CPU(token_logprobs),
+};

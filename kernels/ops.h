@@ -1,0 +1,54 @@
+/* ops.h - private to kernels/: the table of operations that a backend fills in, and the exec that points to it.
+ *
+ * exec.c owns the public functions of kernels.h: they check shapes and alignment once and call the table. A backend
+ * is one such table: the CPU has one per instruction set (kernels/cpu, compiled several times), a GPU has its own.
+ * Table functions may assume that everything exec.c checks holds and that no count is zero. */
+#pragma once
+
+#include "kernels/kernels.h"
+
+struct kernel_ops {
+    const char *name; /* "cpu x86-64-v4": for people */
+
+    int (*open)(struct exec *e, char *err, size_t err_bytes); /* fills e->state from e->options */
+    void (*close)(struct exec *e);                            /* accepts a half-opened exec */
+    void (*finish)(struct exec *e);                           /* waits; may latch with exec__fail */
+    void *(*alloc)(struct exec *e, size_t bytes);
+    void (*free)(struct exec *e, void *p);
+    void (*upload)(struct exec *e, void *device, const void *host, size_t bytes);
+    void (*download)(struct exec *e, void *host, const void *device, size_t bytes);
+
+    void (*embed)(struct exec *e, void *x, const int32_t *tokens, const struct matrix *table, int T);
+    void (*rms_norm)(struct exec *e, void *out, const void *h, const void *weight, int T, int C, float eps);
+    void (*add_rms_norm)(struct exec *e, void *out, const void *h, void *residual, const void *weight, int T, int C,
+                         float eps);
+    void (*linear)(struct exec *e, void *y, const void *x, const struct matrix *w, const void *bias, int T);
+    void (*linear_f32)(struct exec *e, float *y, const void *x, const struct matrix *w, int T);
+    void (*qk_norm_rope_store)(struct exec *e, void *q, const struct kv_cache *kv, int layer, const void *qkv,
+                               const void *q_norm, const void *k_norm, const struct rope *rope,
+                               const struct batch *batch, int H, float eps);
+    void (*attention)(struct exec *e, void *o, const void *q, const struct kv_cache *kv, int layer,
+                      const struct batch *batch, int H);
+    void (*silu_mul)(struct exec *e, void *out, const void *gate_up, int T, int F);
+    void (*add)(struct exec *e, void *residual, const void *h, int T, int C);
+    void (*gather_rows)(struct exec *e, void *out, const void *x, const int32_t *rows, int R, int C);
+    void (*sample)(struct exec *e, int32_t *ids, const float *logits, const struct sample_params *params, int R, int V);
+    void (*token_logprobs)(struct exec *e, struct token_logprob *out, int stride, const float *logits,
+                           const int32_t *targets, const int *n_top, int R, int V);
+};
+
+struct exec {
+    const struct kernel_ops *ops;
+    struct exec_options options; /* n_threads resolved */
+    void *state;                 /* owned by the backend */
+    char label[64];
+    bool failed; /* the latch: ops are no-ops until exec_finish has reported it */
+    char failure[ERR_BYTES];
+};
+
+/* Latches the first failure: op, file and line of the launcher, and what went wrong. */
+void exec__fail(struct exec *e, const char *op, const char *file, int line, const char *what);
+
+/* For tests and benchmarks: the CPU tables that this machine can run, best first. Opening an exec with `backend` set
+ * to one of these names forces that table. Returns how many there are. */
+int exec__cpu_tables(const char *const **names);
