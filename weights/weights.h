@@ -17,8 +17,9 @@
 /* ---- where a model is ----------------------------------------------------------------------------------------- */
 
 /* Finds the folder for what a user typed: a folder that holds config.json, or a name "org/name" in the local Hugging
- * Face cache ($HF_HUB_CACHE, $HF_HOME/hub, ~/.cache/huggingface/hub; refs/main or the only snapshot). Writes the path.
- * STATUS_NOT_FOUND says where it looked. */
+ * Face cache ($HF_HUB_CACHE, $HF_HOME/hub, $XDG_CACHE_HOME/huggingface/hub, ~/.cache/huggingface/hub: the first that
+ * is set; refs/main or the only snapshot). A file NAME.json (a shape file: a config.json without a checkpoint) is found
+ * as itself. Writes the path. STATUS_NOT_FOUND says where it looked. */
 int model_find(const char *name, char *path, size_t path_bytes, char *err, size_t err_bytes);
 
 /* ---- config.json, generation_config.json ----------------------------------------------------------------------- */
@@ -30,33 +31,41 @@ enum model_arch { ARCH_QWEN2, ARCH_QWEN3, ARCH_COUNT };
 struct model_config {
     enum model_arch arch;
     char arch_name[64];    /* as in the file: "Qwen3ForCausalLM" */
-    enum dtype dtype;      /* torch_dtype / dtype: f32, bf16 or f16 */
+    enum dtype dtype;      /* dtype, else torch_dtype, else the checkpoint's (of the embedding): f32, bf16 or f16 */
     int n_layers;          /* L */
     int hidden;            /* C */
     int n_heads;           /* H */
     int n_kv_heads;        /* K */
-    int head_dim;          /* D: explicit, or C / H */
+    int head_dim;          /* D: head_dim, else Qwen2: C / H, Qwen3: 128 */
     int ffn;               /* F */
     int vocab;             /* V, rows of the embedding */
     int max_positions;     /* max_position_embeddings */
     float rms_eps;
     float rope_theta;      /* rope_theta, or rope_parameters.rope_theta (transformers >= 5) */
     bool tied;             /* tie_word_embeddings: lm_head is the embedding */
-    bool qkv_bias;         /* Qwen2: yes; Qwen3: attention_bias */
-    bool qk_norm;          /* Qwen3 */
+    bool qkv_bias;         /* Qwen2: yes; Qwen3: no */
+    bool qk_norm;          /* Qwen3: yes; Qwen2: no */
 };
 
-/* Bounds: every count is positive and at most 2^20 (vocab 2^22, layers 1024), H % K == 0, D even and <= 256. Refused
- * by name: unknown architectures, quantization_config, a rope type other than default, sliding windows that are on. */
+/* Reads FOLDER/config.json, or `folder` itself where that is a file. Both the classic form (torch_dtype, rope_theta,
+ * rope_scaling) and the one of transformers 5 (dtype, rope_parameters). Fields that give the model its shape must be
+ * there; the others have the defaults of transformers' class (max_position_embeddings 32768, rms_norm_eps 1e-6,
+ * rope_theta 10000, tie_word_embeddings false). An absent dtype is the checkpoint's, as with Hugging Face's
+ * dtype="auto": that of the embedding, and float32 where there is no checkpoint either.
+ *
+ * Bounds: every count is positive and at most 2^20 (vocab 2^22, layers 1024), H % K == 0, D even and <= 256. Refused
+ * by name: unknown architectures, quantization_config, a rope type other than default, sliding windows that are on,
+ * attention_bias in Qwen3 (it adds a bias to o_proj), activations other than silu. */
 int model_config_load(struct model_config *config, const char *folder, char *err, size_t err_bytes);
 
-/* Parameters in all (embedding counted once when tied), and KV bytes per token in a given KV dtype. */
+/* Parameters in all (embedding counted once when tied), and bytes per token of K and V of all layers in a given KV
+ * dtype (with the f32 scale per token and head for fp8). */
 int64_t model_config_n_params(const struct model_config *config);
 int64_t model_config_kv_bytes(const struct model_config *config, enum dtype kv_dtype);
 
 struct generation_config {
     int n_eos;
-    int32_t eos[MODEL_MAX_EOS]; /* generation_config.json, else config.json; may be empty */
+    int32_t eos[MODEL_MAX_EOS]; /* generation_config.json, else config.json; each in 0..V-1; may be empty */
     float temperature;          /* defaults for requests that say nothing: 1, 1, 0 (off), 0 (off), 1 */
     float top_p;
     int top_k;
@@ -78,14 +87,18 @@ struct tensor {
     int n_dims;
     int64_t dims[TENSOR_MAX_DIMS];
     size_t bytes;
-    const void *data;  /* view of the mapped file: read-only, valid until checkpoint_close */
+    const void *data;  /* view of the mapped file: read-only, aligned to the dtype, valid until checkpoint_close */
 };
 
 struct checkpoint; /* owned: the mappings and the index */
 
-/* Opens model.safetensors, or every shard that model.safetensors.index.json names, in `folder`. Validated before use:
- * header size (<= 100 MB and inside the file), strict JSON, dtypes, shapes (product must not overflow), offsets (in
- * the file, equal to shape x dtype, neither overlapping nor leaving holes), names unique, index and shards agreeing. */
+/* Opens model.safetensors, or else every shard that model.safetensors.index.json names, in `folder`. Validated before
+ * use: header size (<= 100 MB and inside the file), strict JSON, dtypes, shapes (product must not overflow), offsets (in
+ * the file, equal to shape x dtype, aligned to the dtype, neither overlapping nor leaving holes), names unique, index
+ * and shards agreeing. Reads headers only; the data pages are read when someone looks at them. The files must not be
+ * truncated while they are open (looking at the lost part would be a bus error).
+ *
+ * Checkpoints of the bare decoder (Qwen3-Embedding) name their tensors without "model."; they get that prefix here. */
 int checkpoint_open(struct checkpoint **out, const char *folder, char *err, size_t err_bytes);
 void checkpoint_close(struct checkpoint *c); /* NULL is fine */
 
@@ -94,14 +107,25 @@ const struct tensor *checkpoint_find(const struct checkpoint *c, const char *nam
 size_t checkpoint_n_tensors(const struct checkpoint *c);
 const struct tensor *checkpoint_tensor(const struct checkpoint *c, size_t i); /* in name order */
 
-/* Parses one safetensors image in memory into tensors (the fuzz entry; checkpoint_open uses it for each file).
- * On success *tensors is malloc'ed (n of them; names and array freed by safetensors_free). `label` names the file. */
+/* Parses one safetensors image in memory into tensors in name order (the fuzz entry; checkpoint_open uses it for each
+ * file). Reads the header only. On success *tensors is malloc'ed (n of them; names and array freed by safetensors_free)
+ * and data points into the image. `label` names the file. STATUS_UNSUPPORTED for a dtype other than the four. */
 int safetensors_parse(struct tensor **tensors, size_t *n, const void *image, size_t bytes, const char *label,
                       char *err, size_t err_bytes);
 void safetensors_free(struct tensor *tensors, size_t n);
 
-/* Writes tensors as one safetensors file (atomically: a temporary file, then rename). */
+/* Writes tensors as one safetensors file (atomically: a temporary file, then rename), with metadata {"format": "pt"} as
+ * Hugging Face wants it. Order and alignment are made here; names must be unique and `bytes` must fit shape and dtype. */
 int safetensors_write(const char *path, const struct tensor *tensors, size_t n, char *err, size_t err_bytes);
+
+/* The tensors that `config` implies, from one table: model_n_tensors() of them, each with its Hugging Face name and
+ * shape. model_tensor() writes the i-th (MODEL_TENSOR_NAME bytes suffice for any name) and returns its number of
+ * dimensions; model_tensor_shape() looks one up by name and returns 0 if the model has none of that name. Layer 0 comes
+ * first within each kind of tensor; a tied model has no lm_head.weight. */
+#define MODEL_TENSOR_NAME 80
+int model_n_tensors(const struct model_config *config);
+int model_tensor(const struct model_config *config, int i, char name[MODEL_TENSOR_NAME], int64_t dims[TENSOR_MAX_DIMS]);
+int model_tensor_shape(const struct model_config *config, const char *name, int64_t dims[TENSOR_MAX_DIMS]);
 
 /* That the checkpoint holds exactly the tensors that `config` implies: none missing, none surplus (a tied model may
  * carry lm_head.weight; rotary inv_freq buffers are ignored), each of the shape and of a float dtype. The first fault
