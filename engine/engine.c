@@ -1,6 +1,7 @@
 /* engine.c - opening and closing an engine: options, the checkpoint, the plan of memory, the scheduler, the thread. */
 #include "engine/engine_internal.h"
 
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -139,7 +140,8 @@ static int open_model(struct engine *e, char *err, size_t err_bytes) {
                     "%s: the tokenizer has ids up to %d, but config.json says vocab_size %d: the two files are of "
                     "different models",
                     e->path, tokenizer_size(e->tokenizer) - 1, info->model.vocab);
-    info->chat_template = chat_template_detect(tokenizer_chat_template(e->tokenizer));
+    info->chat_template = o->chat_template;
+    if (!o->chat_template) info->chat_template = chat_template_detect(tokenizer_chat_template(e->tokenizer));
     if ((status = choose_dtypes(e, err, err_bytes))) return status;
     if ((status = plan_memory(e, err, err_bytes))) return status;
 
@@ -190,8 +192,14 @@ int engine_open(struct engine **out, const struct engine_options *options, char 
     e->info.max_logprobs = options->max_logprobs;
     e->info.prefix_caching = options->enable_prefix_caching;
     engine__publish_figures(e);
-    if (pthread_create(&e->thread, NULL, engine__thread, e)) {
-        status = fail(err, err_bytes, STATUS_NO_MEMORY, "cannot start the engine thread");
+    /* signals are the caller's business: they must interrupt its calls, not the engine thread's */
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int started = pthread_create(&e->thread, NULL, engine__thread, e);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (started != 0) {
+        status = fail(err, err_bytes, STATUS_NO_MEMORY, "cannot start the engine thread: %s", strerror(started));
         goto fail;
     }
     e->thread_started = true;

@@ -37,6 +37,7 @@ enum sched_policy { POLICY_FCFS, POLICY_PRIORITY };
 struct engine_options {
     const char *model;                  /* folder or Hugging Face cache name */
     const char *backend;                /* NULL: the best there is */
+    enum chat_template chat_template;   /* NONE: recognised from the checkpoint */
     const char *dtype;                  /* NULL or "auto": the checkpoint's; "bfloat16", "float16" ("half"), "float32" */
     const char *kv_cache_dtype;         /* NULL or "auto": the activations'; "fp8", "fp8_e4m3" */
     int max_model_len;                  /* 0: the model's max_position_embeddings, or less where the pool is small */
