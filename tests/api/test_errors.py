@@ -1,0 +1,99 @@
+"""Errors as the official client sees them: its exception types, the body's shape, sentences with numbers."""
+
+import json
+
+import openai
+import pytest
+
+from conftest import NAME, Api
+
+
+def body_of(error, kind, code):
+    b = error.value.body
+    assert error.value.status_code == code
+    assert b["type"] == kind and b["code"] == code and "param" in b and len(b["message"]) > 10, b
+    return b["message"]
+
+
+def test_unknown_model(api):
+    for call in (api.chat, api.complete):
+        with pytest.raises(openai.NotFoundError) as e:
+            call("hello", model="gpt-4", max_tokens=1)
+        assert "gpt-4" in body_of(e, "NotFoundError", 404)
+
+
+def test_prompt_that_is_too_long(api, letters):
+    ids = letters * 100  # 2,700 tokens, 2,048 fit
+    for call, prompt in ((api.complete, ids), (api.chat, "ab cd ef " * 400)):
+        for stream in (False, True):
+            with pytest.raises(openai.BadRequestError) as e:
+                list(call(prompt, max_tokens=4, stream=stream))
+            message = body_of(e, "BadRequestError", 400)
+            assert "2048" in message.replace(",", "")
+            if prompt is ids:
+                assert "2700" in message.replace(",", "")
+
+
+def test_prompt_and_max_tokens_together(api, letters):
+    ids = (letters * 100)[:2000]
+    with pytest.raises(openai.BadRequestError) as e:
+        api.complete(ids, max_tokens=100)
+    message = body_of(e, "BadRequestError", 400).replace(",", "")
+    assert "2048" in message and "2000" in message and "100" in message
+    assert api.complete(ids, max_tokens=48, extra={"ignore_eos": True}).usage.completion_tokens == 48
+
+
+@pytest.mark.parametrize("prompt", [[-1], [99999999], ["a", 1], [], "", [[]], {"a": 1}, 5, [1.5], None])
+def test_bad_prompts(server, prompt):
+    status, answer = server.post("/v1/completions", {"model": NAME, "prompt": prompt, "max_tokens": 1})
+    assert status == 400 and answer["error"]["type"] == "BadRequestError", answer
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"])
+def test_bodies_that_are_no_request(server, path):
+    for body in [b"", b"{", b"[]", b"null", b'"x"', b"{}", b"\xff\xfe", b'{"model": 5}', b'{"a":1}{"b":2}']:
+        status, _, data = server.request("POST", path, body)
+        assert status == 400, (path, body, status, data)
+        error = json.loads(data)["error"]
+        assert error["code"] == 400 and error["message"], (path, body, error)
+
+
+def test_body_above_the_bound(server):
+    status, _, data = server.request(
+        "POST", "/v1/completions", None, {"Content-Length": str(1 << 40), "Content-Type": "application/json"}
+    )
+    assert status == 413 and json.loads(data)["error"]["code"] == 413
+
+
+def test_too_many_requests(start, specification):
+    """With a bound on the queue the surplus is refused at once, and the others are served."""
+    server = start("--max-num-seqs", "1", "--max-waiting", "2")
+    api = Api(server, specification)
+    streams = []
+    with pytest.raises(openai.RateLimitError) as e:
+        for _ in range(20):
+            streams.append(
+                api.client.completions.create(
+                    model=NAME, prompt="a", max_tokens=1000, stream=True, extra_body={"ignore_eos": True}
+                )
+            )
+    body_of(e, e.value.body["type"], 429)
+    assert 1 <= len(streams) <= 4
+    for s in streams:
+        s.close()
+    assert api.complete("a", max_tokens=2).usage.completion_tokens >= 1
+
+
+def test_api_key(start, specification):
+    server = start("--api-key", "secret")
+    assert Api(server, specification, api_key="secret").complete("a", max_tokens=2).usage.completion_tokens >= 1
+    for key in ("wrong", "secre", "secrets"):
+        with pytest.raises(openai.AuthenticationError) as e:
+            Api(server, specification, api_key=key).complete("a", max_tokens=2)
+        assert e.value.status_code == 401
+    for path in ("/health", "/metrics", "/version"):
+        assert server.request("GET", path)[0] == 200, path
+    for path in ("/v1/models", "/v1/completions", "/v1/chat/completions"):
+        assert server.request("GET", path)[0] in (401, 405)
+        assert server.request("POST", path, {}, {"Authorization": "Basic secret"})[0] in (401, 405)
+    assert server.request("GET", "/v1/models", None, {"Authorization": "Bearer secret"})[0] == 200
