@@ -21,7 +21,7 @@
 static int min_int(int a, int b) { return a < b ? a : b; }
 static int max_int(int a, int b) { return a > b ? a : b; }
 
-/* ---- intrusive lists ---------------------------------------------------------------------------------------------- */
+/* ---- intrusive lists --------------------------------------------------------------------------------------------- */
 
 static struct kv_list list_over(struct kv_link *links) {
     return (struct kv_list){.links = links, .head = KV_NONE, .tail = KV_NONE};
@@ -43,7 +43,7 @@ static void list_remove(struct kv_list *list, int32_t i) {
     list->n--;
 }
 
-/* ---- names -------------------------------------------------------------------------------------------------------- */
+/* ---- names ------------------------------------------------------------------------------------------------------- */
 
 int32_t kv__block_of(const struct kv_pool *p, int32_t granule) {
     CHECK(granule >= 0 && granule < p->n_slabs * p->slab_granules);
@@ -60,7 +60,7 @@ int32_t kv__granule_of(const struct kv_pool *p, int32_t block) {
     return slab * p->slab_granules + i * p->models[p->slabs[slab].model].block_granules;
 }
 
-/* ---- slabs -------------------------------------------------------------------------------------------------------- */
+/* ---- slabs ------------------------------------------------------------------------------------------------------- */
 
 static int slab_n_free(const struct kv_slab *slab) { return slab->free.n + slab->n_fresh; }
 
@@ -110,7 +110,7 @@ static int n_nobodys(const struct kv_pool *p, int m) {
 /* Idle slabs of `o` that another model may take. */
 static int n_lendable(const struct kv_model *o) { return max_int(0, min_int(o->idle.n, o->n_slabs - o->floor_slabs)); }
 
-/* ---- eviction ----------------------------------------------------------------------------------------------------- */
+/* ---- eviction ---------------------------------------------------------------------------------------------------- */
 
 static void evict(struct kv_pool *p, int32_t b) {
     int32_t s = b / p->blocks_stride;
@@ -146,7 +146,7 @@ static bool evict_for(struct kv_pool *p, int m) {
     return true;
 }
 
-/* ---- blocks ------------------------------------------------------------------------------------------------------- */
+/* ---- blocks ------------------------------------------------------------------------------------------------------ */
 
 int32_t kv_pool_alloc(struct kv_pool *p, int m) {
     struct kv_model *model = &p->models[m];
@@ -231,7 +231,7 @@ struct kv_pool_stats kv_pool_stats(const struct kv_pool *p, int m) {
     };
 }
 
-/* ---- opening ------------------------------------------------------------------------------------------------------ */
+/* ---- opening ----------------------------------------------------------------------------------------------------- */
 
 /* One model: one slab. Several: between n and 2n blocks of the largest (n = 16, less where that would leave fewer than
  * 16 slabs per model), whatever wastes least, inside slabs and behind the last one. */
@@ -343,7 +343,7 @@ void kv_pool_close(struct kv_pool *p) {
     free(p);
 }
 
-/* ---- invariants --------------------------------------------------------------------------------------------------- */
+/* ---- invariants -------------------------------------------------------------------------------------------------- */
 
 /* Walks a list, CHECKs its links and its count; true in on[i] for its members. */
 static void check_list(const struct kv_list *list, bool *on) {

@@ -48,7 +48,7 @@ struct kv_pool_options {
     int n_buckets;     /* of the prefix table; 0: chosen; 1 makes every hash collide (tests) */
 };
 
-/* ---- inside; readable by anyone, written only by kv_pool.c and prefix_cache.c ------------------------------------- */
+/* ---- inside; readable by anyone, written only by kv_pool.c and prefix_cache.c ------------------------------------ */
 
 struct kv_link { /* of an intrusive list over indices; KV_NONE ends it */
     int32_t prev, next;
@@ -111,7 +111,7 @@ struct kv_pool {
     uint64_t last_serial;
 };
 
-/* ---- for the scheduler -------------------------------------------------------------------------------------------- */
+/* ---- for the scheduler ------------------------------------------------------------------------------------------- */
 
 /* STATUS_INVALID when no model can have a block or the floors exceed the pool, STATUS_NO_MEMORY. */
 int kv_pool_open(struct kv_pool **out, const struct kv_pool_options *options, char *err, size_t err_bytes);
@@ -125,9 +125,10 @@ void kv_pool_ref(struct kv_pool *p, int32_t granule);
  * blocks last to first, so that leaves of the prefix tree are evicted before their parents. */
 void kv_pool_unref(struct kv_pool *p, int32_t granule);
 
-/* Exactly how many times kv_pool_alloc(p, model) would succeed from here. */
+/* Exactly how many times in a row kv_pool_alloc(p, model) would succeed from here. */
 int kv_pool_available(const struct kv_pool *p, int model);
-/* How many blocks the model can hold at most, when the others hold no more than their floors. */
+/* How many blocks the model can hold at most, when the others hold no more than their floors. Never changes, so any
+ * thread may ask. */
 int kv_pool_capacity(const struct kv_pool *p, int model);
 
 struct kv_pool_stats {
@@ -143,7 +144,7 @@ struct kv_pool_stats kv_pool_stats(const struct kv_pool *p, int model);
 /* Walks everything and CHECKs every invariant. For tests: slow. */
 void kv_pool_check(const struct kv_pool *p);
 
-/* ---- shared with prefix_cache.c ----------------------------------------------------------------------------------- */
+/* ---- shared with prefix_cache.c ---------------------------------------------------------------------------------- */
 
 int32_t kv__block_of(const struct kv_pool *p, int32_t granule); /* index in blocks; CHECKs that one begins there */
 int32_t kv__granule_of(const struct kv_pool *p, int32_t block);

@@ -37,7 +37,7 @@ void prefix_take(struct kv_pool *p, int model, const struct prefix_match *match,
 /* Publishes a used block that holds ids [P]; returns the serial with which the chain goes on. */
 uint64_t prefix_publish(struct kv_pool *p, int32_t granule, uint64_t salt, uint64_t parent, const int32_t *ids);
 
-/* ---- shared with kv_pool.c ---------------------------------------------------------------------------------------- */
+/* ---- shared with kv_pool.c --------------------------------------------------------------------------------------- */
 
 void prefix__forget(struct kv_pool *p, int32_t block); /* takes an evicted block (index) out of the table */
 void prefix__check(const struct kv_pool *p);               /* CHECKs the table; for kv_pool_check */

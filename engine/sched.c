@@ -12,7 +12,7 @@
 static int min_int(int a, int b) { return a < b ? a : b; }
 static int max_int(int a, int b) { return a > b ? a : b; }
 
-/* ---- sequence ----------------------------------------------------------------------------------------------------- */
+/* ---- sequence ---------------------------------------------------------------------------------------------------- */
 
 int sequence_open(struct sequence **out, const struct sequence_params *params) {
     CHECK(params->n_prompt >= 1 && params->max_tokens >= 0 && params->P >= 1);
@@ -84,7 +84,7 @@ static void sequence_append(struct sequence *q, int32_t id) {
     }
 }
 
-/* ---- lists in order ----------------------------------------------------------------------------------------------- */
+/* ---- lists in order ---------------------------------------------------------------------------------------------- */
 
 static bool is_before(const struct sched *s, const struct sequence *a, const struct sequence *b) {
     if (s->options.policy == POLICY_PRIORITY && a->priority != b->priority) return a->priority < b->priority;
@@ -118,7 +118,7 @@ static void list_insert_from_head(const struct sched *s, struct sequence_list *l
     list_insert_after(list, prev, q);
 }
 
-/* ---- memory of a sequence ----------------------------------------------------------------------------------------- */
+/* ---- memory of a sequence ---------------------------------------------------------------------------------------- */
 
 static int n_blocks_for(const struct sched *s, int n_tokens) { return (n_tokens + s->P - 1) / s->P; }
 
@@ -163,7 +163,7 @@ static void finish(struct sched *s, struct sequence *q) {
     q->state = SEQUENCE_FINISHED;
 }
 
-/* ---- plan --------------------------------------------------------------------------------------------------------- */
+/* ---- plan -------------------------------------------------------------------------------------------------------- */
 
 int plan_init(struct plan *plan, int max_num_seqs) {
     *plan = (struct plan){
@@ -227,7 +227,6 @@ static bool make_room(struct sched *s, const struct plan_item *item, struct plan
         preempt(s, victim);
         plan->n_preempted++;
         if (self) return false;
-        room->rows++;
     }
     return true;
 }
@@ -254,7 +253,8 @@ static int n_promised(const struct sched *s) {
 
 static void plan_waiting(struct sched *s, struct plan *plan, struct room *room) {
     int promised = n_promised(s);
-    for (struct sequence *q; (q = s->waiting.head) && s->running.n < s->max_running && room->rows > 0;) {
+    while (s->waiting.n && s->running.n < s->max_running && room->tokens > 0 && room->rows > 0) {
+        struct sequence *q = s->waiting.head;
         /* At least one token must be computed, and every one whose logits are wanted. */
         int n_findable = wants_prompt_rows(q) ? min_int(q->n_logits_rows, q->n_tokens - 1) : q->n_tokens - 1;
         struct prefix_match match = prefix_find(s->pool, s->model, q->salt, q->tokens, n_findable, q->blocks);
@@ -290,7 +290,7 @@ void sched_plan(struct sched *s, struct plan *plan) {
     s->last_step_tokens = plan->n_tokens;
 }
 
-/* ---- commit ------------------------------------------------------------------------------------------------------- */
+/* ---- commit ------------------------------------------------------------------------------------------------------ */
 
 void sched_commit(struct sched *s, struct plan *plan, const int32_t *sampled) {
     CHECK(s->in_flight);
@@ -315,7 +315,7 @@ void sched_commit(struct sched *s, struct plan *plan, const int32_t *sampled) {
     }
 }
 
-/* ---- the rest ----------------------------------------------------------------------------------------------------- */
+/* ---- the rest ---------------------------------------------------------------------------------------------------- */
 
 int sched_init(struct sched *s, const struct sched_options *options, struct kv_pool *pool, int model, char *err,
                size_t err_bytes) {

@@ -36,7 +36,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* ---- sequence: one request, as the scheduler sees it -------------------------------------------------------------- */
+/* ---- sequence: one request, as the scheduler sees it ------------------------------------------------------------- */
 
 enum sequence_state { SEQUENCE_NEW, SEQUENCE_WAITING, SEQUENCE_RUNNING, SEQUENCE_FINISHED };
 
@@ -99,7 +99,7 @@ struct sequence { /* owned: one allocation, made by sequence_open on any thread 
 int sequence_open(struct sequence **out, const struct sequence_params *params);
 void sequence_close(struct sequence *q); /* NULL is fine; not while a scheduler has it */
 
-/* ---- plan: one step ----------------------------------------------------------------------------------------------- */
+/* ---- plan: one step ---------------------------------------------------------------------------------------------- */
 
 /* Compute tokens[first .. first + n_tokens - 1] of seq; its context is then first + n_tokens tokens long and
  * seq->blocks covers it. The last n_rows of these tokens need logits (0: none). */
@@ -123,7 +123,7 @@ struct plan {
 int plan_init(struct plan *plan, int max_num_seqs); /* STATUS_NO_MEMORY */
 void plan_deinit(struct plan *plan);                /* zeroed is fine */
 
-/* ---- sched -------------------------------------------------------------------------------------------------------- */
+/* ---- sched ------------------------------------------------------------------------------------------------------- */
 
 struct sched_options {
     int max_num_seqs;                 /* running at once, at most */
@@ -166,7 +166,7 @@ int sched_add(struct sched *s, struct sequence *q);
  * blocks; sched_commit discards that step's result for it and reports it in plan->finished. */
 bool sched_cancel(struct sched *s, struct sequence *q, enum finish_reason reason);
 
-/* Fills the plan of the next step. With plan->n_items > 0 a sched_commit must follow before anything is planned again. */
+/* Fills the plan of the next step. Unless it is empty, a sched_commit must follow before the next one is planned. */
 void sched_plan(struct sched *s, struct plan *plan);
 
 /* The step has run. sampled [n_items]: the token that item i sampled; ignored where items[i].sample is false. When the

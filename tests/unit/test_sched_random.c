@@ -1,0 +1,493 @@
+/* test_sched_random.c - scheduler and KV pool under random load, with a fake model that shows every fault.
+ *
+ * The fake KV memory has a value per granule and token slot. Computing token t of a sequence writes
+ *
+ *     kv[t] = mix(kv[t - 1], token t)           kv[-1] = mix(salt, model)
+ *
+ * into every granule of the block that the table gives for t, and sampling hashes all of kv[0 .. t], read back through
+ * the table. kv[t - 1] is read back too, so a block that was lost, shared wrongly, written twice, published too early
+ * or found under a wrong key changes the tokens. The tokens must be those of the same request run alone, which need no
+ * pool to compute. After each call the plan is held against the promises of sched.h, and every few steps the whole
+ * pool is walked. */
+#include "engine/prefix_cache.h"
+#include "engine/sched.h"
+
+#include <criterion/criterion.h>
+#include <criterion/logging.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_LEN = 160, MAX_P = 16, VOCAB = 61, EOS = 7, MAX_LIVE = 40, N_PAST = 16, STOP_A = 11, STOP_B = 12 };
+
+/* ---- the fake model ---------------------------------------------------------------------------------------------- */
+
+static uint64_t mix(uint64_t a, uint64_t b) {
+    uint64_t x = (a ^ (b + 0x9e3779b97f4a7c15u + (a << 6) + (a >> 2))) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 29)) * 0x94d049bb133111ebu;
+    return x ^ (x >> 32);
+}
+
+static uint64_t random_state;
+static int below(int n) { /* 0 .. n-1 */
+    random_state = mix(random_state, 1);
+    return (int)((random_state >> 16) % (uint64_t)n);
+}
+static bool one_in(int n) { return below(n) == 0; }
+
+static uint64_t kv_start(uint64_t salt, int model) { return mix(salt, (uint64_t)model); }
+static uint64_t kv_of(uint64_t before, int32_t token) { return mix(before, (uint64_t)token); }
+
+/* ---- a request and what must become of it ------------------------------------------------------------------------ */
+
+struct request {
+    struct sequence *seq;
+    struct sim *sim;
+    int32_t expected[MAX_LEN]; /* prompt and output */
+    int n_expected;
+    enum finish_reason reason;
+    int32_t stop_token;
+    enum finish_reason cancelled; /* FINISH_NONE: not */
+    uint64_t deadline;            /* step by which it must have ended (FCFS) */
+    uint8_t rows[MAX_LEN];        /* times that the logits of a prompt position were delivered */
+    bool computed_once;
+};
+
+struct config {
+    const char *name;
+    int n_models, n_granules, slab_granules, n_buckets;
+    int P[2], block_granules[2], floor_granules[2];
+    bool prefix_cache;
+    struct sched_options sched;
+};
+
+struct sim { /* one model */
+    int model;
+    struct sched sched;
+    struct plan plan;
+    int n_live;
+    struct request *live[MAX_LIVE];
+    uint64_t n_steps, n_finished, n_cancelled, n_cached;
+};
+
+struct world {
+    const struct config *config;
+    struct kv_pool *pool;
+    uint64_t *kv; /* [n_granules, MAX_P] */
+    struct sim sims[2];
+    int32_t past[N_PAST][MAX_LEN]; /* earlier conversations, to be continued */
+    int n_past[N_PAST];
+};
+
+/* The request alone: the fake model and the stop rules, without pool or scheduler. */
+static void expect(struct request *r, const struct sequence_params *params, int model) {
+    uint64_t kv = kv_start(params->salt, model), all = 0;
+    int n = params->n_prompt, computed = 0;
+    memcpy(r->expected, params->prompt, (size_t)n * sizeof *r->expected);
+    r->reason = FINISH_LENGTH;
+    r->stop_token = -1;
+    while (!params->prompt_only) {
+        for (; computed < n; computed++) all = mix(all, kv = kv_of(kv, r->expected[computed]));
+        int32_t id = (int32_t)(all % VOCAB);
+        r->expected[n++] = id;
+        int n_output = n - params->n_prompt;
+        if (n_output >= params->min_tokens) {
+            if (id == EOS && !params->ignore_eos) r->reason = FINISH_STOP;
+            else if (params->n_stop_token_ids && (id == STOP_A || id == STOP_B))
+                r->reason = FINISH_STOP, r->stop_token = id;
+        }
+        if (r->reason == FINISH_STOP || n_output == params->max_tokens || n == params->max_model_len) break;
+    }
+    r->n_expected = n;
+}
+
+static void submit(struct world *w, struct sim *sim) {
+    if (sim->n_live == MAX_LIVE) return;
+    int max_len = w->config->sched.max_model_len, n = 0;
+    int32_t prompt[MAX_LEN];
+    /* A shared document, an earlier conversation or nothing, then something of its own (or not: the same once more). */
+    int room = max_len - 1, kind = below(4), own = one_in(4) ? 0 : 1 + below(one_in(3) ? room : 8);
+    if (kind == 0) {
+        int document = below(3);
+        for (int n_shared = below(room); n < n_shared; n++) prompt[n] = (document * 5 + n * n) % VOCAB;
+    } else if (kind == 1) {
+        int past = below(N_PAST);
+        n = w->n_past[past] < room ? w->n_past[past] : below(room);
+        memcpy(prompt, w->past[past], (size_t)n * sizeof *prompt);
+    }
+    for (int i = 0; (i < own || n == 0) && n < room; i++) prompt[n++] = below(VOCAB);
+
+    static const int32_t eos[] = {EOS}, stops[] = {STOP_A, STOP_B};
+    struct request *r = calloc(1, sizeof *r);
+    CHECK(r);
+    struct sequence_params params = {
+        .prompt = prompt,
+        .n_prompt = n,
+        .max_tokens = one_in(3) ? 0 : 1 + below(max_len),
+        .min_tokens = one_in(3) ? below(20) : 0,
+        .ignore_eos = one_in(3),
+        .prompt_only = one_in(8),
+        .prompt_logits = one_in(6),
+        .eos_ids = eos,
+        .n_eos_ids = 1,
+        .stop_token_ids = stops,
+        .n_stop_token_ids = one_in(3) ? 2 : 0,
+        .priority = below(3),
+        .salt = (uint64_t)below(2) << 40, /* tenants */
+        .user = r,
+        .max_model_len = max_len,
+        .P = w->config->P[sim->model],
+    };
+    expect(r, &params, sim->model);
+    CHECK_EQ(sequence_open(&r->seq, &params), STATUS_OK);
+    CHECK_EQ(sched_add(&sim->sched, r->seq), STATUS_OK);
+    r->sim = sim;
+    sim->live[sim->n_live++] = r;
+    /* Under FCFS the first one in the order advances by at least a token a step and is never preempted. */
+    r->deadline = sim->n_steps + 1;
+    for (int i = 0; i < sim->n_live; i++) r->deadline += (uint64_t)sim->live[i]->seq->max_len;
+}
+
+/* Holds an ended request against what it should have become, and forgets it. */
+static void reap(struct world *w, struct sequence *q) {
+    struct request *r = q->user;
+    struct sim *sim = r->sim;
+    CHECK_EQ(q->state, SEQUENCE_FINISHED);
+    CHECK_EQ(q->n_blocks, 0);
+    CHECK_LE(q->n_tokens, r->n_expected);
+    for (int i = 0; i < q->n_tokens; i++) CHECK_EQ(q->tokens[i], r->expected[i]);
+    if (r->cancelled != FINISH_NONE) {
+        CHECK_EQ(q->reason, r->cancelled);
+        sim->n_cancelled++;
+    } else {
+        CHECK_EQ(q->n_tokens, r->n_expected);
+        CHECK_EQ(q->reason, r->reason);
+        CHECK_EQ(q->stop_token, r->stop_token);
+        if (q->prompt_logits)
+            for (int i = 0; i < q->n_prompt; i++) CHECK_EQ(r->rows[i], 1);
+        sim->n_finished++;
+        sim->n_cached += (uint64_t)q->n_cached;
+        int past = below(N_PAST);
+        w->n_past[past] = q->n_tokens;
+        memcpy(w->past[past], q->tokens, (size_t)q->n_tokens * sizeof *q->tokens);
+    }
+    for (int i = 0; i < sim->n_live; i++)
+        if (sim->live[i] == r) sim->live[i] = sim->live[--sim->n_live];
+    sequence_close(q);
+    free(r);
+}
+
+static void cancel(struct world *w, struct sim *sim, struct request *r, enum finish_reason reason) {
+    bool in_flight = sim->sched.in_flight && r->seq->state == SEQUENCE_RUNNING;
+    if (r->cancelled == FINISH_NONE) r->cancelled = reason;
+    bool ended = sched_cancel(&sim->sched, r->seq, reason);
+    CHECK_EQ(ended, !in_flight);
+    if (ended) reap(w, r->seq);
+}
+
+/* ---- what a plan promises ---------------------------------------------------------------------------------------- */
+
+static bool is_before(const struct sched *s, const struct sequence *a, const struct sequence *b) {
+    if (s->options.policy == POLICY_PRIORITY && a->priority != b->priority) return a->priority < b->priority;
+    return a->arrival < b->arrival;
+}
+
+static void check_lists(const struct sched *s) {
+    int n = 0;
+    for (const struct sequence *q = s->waiting.head; q; q = q->next, n++) {
+        CHECK_EQ(q->state, SEQUENCE_WAITING);
+        CHECK(!q->n_blocks && !q->n_computed && !q->n_scheduled && !q->n_published && !q->serial);
+        if (q->next) CHECK(is_before(s, q, q->next) && q->next->prev == q);
+        else CHECK(s->waiting.tail == q);
+    }
+    CHECK_EQ(n, s->waiting.n);
+    n = 0;
+    for (const struct sequence *q = s->running.head; q; q = q->next, n++) {
+        CHECK_EQ(q->state, SEQUENCE_RUNNING);
+        CHECK(q->n_computed <= q->n_scheduled && q->n_scheduled <= q->n_tokens);
+        CHECK_LE(q->n_scheduled, q->n_blocks * s->P);
+        if (q->next) CHECK(is_before(s, q, q->next) && q->next->prev == q);
+        else CHECK(s->running.tail == q);
+    }
+    CHECK_EQ(n, s->running.n);
+    CHECK_LE(n, s->options.max_num_seqs);
+}
+
+/* Without a floor a busy neighbour may hold all memory for a while. */
+static bool has_guarantee(const struct config *config, int model) {
+    return config->n_models == 1 || config->floor_granules[model];
+}
+
+static void check_plan(const struct world *w, const struct sim *sim, const struct sequence *const *was_running,
+                       int n_was_running) {
+    const struct sched *s = &sim->sched;
+    const struct sched_options *o = &s->options;
+    const struct plan *plan = &sim->plan;
+    int n_tokens = 0, n_rows = 0;
+    CHECK_LE(plan->n_items, o->max_num_seqs);
+    for (int i = 0; i < plan->n_items; i++) {
+        const struct plan_item *item = &plan->items[i];
+        const struct sequence *q = item->seq;
+        int end = item->first + item->n_tokens;
+        n_tokens += item->n_tokens;
+        n_rows += item->n_rows;
+        CHECK_EQ(q->state, SEQUENCE_RUNNING);
+        CHECK_EQ(item->first, q->n_computed);
+        CHECK_EQ(end, q->n_scheduled);
+        CHECK(item->n_tokens >= 1 && end <= q->n_tokens);
+        CHECK_LE(end, q->n_blocks * s->P);
+        CHECK_EQ(item->sample, end == q->n_tokens && !q->prompt_only);
+        if (o->chunked_prefill && o->long_prefill_token_threshold)
+            CHECK_LE(item->n_tokens, o->long_prefill_token_threshold);
+        if (!o->chunked_prefill && !q->prompt_logits) CHECK_EQ(end, q->n_tokens);
+        if (!q->prompt_logits) CHECK_EQ(item->n_rows, item->sample);
+        CHECK_LE(item->n_rows, item->n_tokens);
+        for (int j = 0; j < i; j++) CHECK(plan->items[j].seq != q);
+        /* What it writes is its own and not yet findable. */
+        for (int b = item->first / s->P; b * s->P < end; b++) {
+            const struct kv_block *block = &w->pool->blocks[kv__block_of(w->pool, q->blocks[b])];
+            CHECK(block->refs == 1 && !block->serial);
+        }
+    }
+    CHECK_EQ(n_tokens, plan->n_tokens);
+    CHECK_EQ(n_rows, plan->n_rows);
+    CHECK_LE(n_tokens, o->max_num_batched_tokens);
+    CHECK_LE(n_rows, o->max_logits_rows);
+    if (has_guarantee(w->config, sim->model)) CHECK(plan->n_items || !s->waiting.n);
+
+    /* Every decode that still runs is in the plan, and so is the first in the order. */
+    for (const struct sequence *q = s->running.head; q; q = q->next)
+        if (q->n_tokens - q->n_computed == 1 || q == s->running.head) CHECK_LT(q->n_computed, q->n_scheduled);
+    /* No token of the budget is wasted while a running prompt could use it. */
+    if (o->chunked_prefill && !plan->n_preempted && n_tokens < o->max_num_batched_tokens)
+        for (int i = 0; i < plan->n_items; i++) {
+            const struct sequence *q = plan->items[i].seq;
+            if (plan->items[i].n_tokens != o->long_prefill_token_threshold && !q->prompt_logits)
+                CHECK_EQ(q->n_scheduled, q->n_tokens);
+        }
+    /* Nobody overtakes: who was admitted comes before everyone who waits, who was preempted after all that ran. */
+    int n_preempted = 0;
+    for (int i = 0; i < n_was_running; i++) n_preempted += was_running[i]->state == SEQUENCE_WAITING;
+    CHECK_EQ(n_preempted, plan->n_preempted);
+    if (n_preempted) CHECK_EQ(s->running.n, n_was_running - n_preempted);
+    for (int i = 0; i < n_was_running; i++)
+        if (was_running[i]->state == SEQUENCE_WAITING && s->running.tail)
+            CHECK(is_before(s, s->running.tail, was_running[i]));
+    for (const struct sequence *q = s->running.head; q && s->waiting.n; q = q->next) {
+        bool ran = false;
+        for (int i = 0; i < n_was_running; i++) ran |= was_running[i] == q;
+        if (!ran) CHECK(is_before(s, q, s->waiting.head));
+    }
+}
+
+static void check_pool(const struct world *w) {
+    const struct kv_pool *p = w->pool;
+    kv_pool_check(p);
+    int32_t *holders = calloc((size_t)p->n_granules, sizeof *holders);
+    CHECK(holders);
+    for (int m = 0; m < w->config->n_models; m++) {
+        for (const struct sequence *q = w->sims[m].sched.running.head; q; q = q->next)
+            for (int i = 0; i < q->n_blocks; i++) {
+                CHECK_EQ(p->slabs[q->blocks[i] / p->slab_granules].model, m);
+                holders[q->blocks[i]]++;
+            }
+    }
+    for (int m = 0; m < w->config->n_models; m++) {
+        int n_used = 0;
+        for (int32_t g = 0; g < p->n_slabs * p->slab_granules; g++) {
+            if (!holders[g] || p->slabs[g / p->slab_granules].model != m) continue;
+            CHECK_EQ(holders[g], p->blocks[kv__block_of(p, g)].refs);
+            n_used++;
+        }
+        CHECK_EQ(n_used, kv_pool_stats(p, m).n_used);
+    }
+    free(holders);
+}
+
+/* ---- a step ------------------------------------------------------------------------------------------------------ */
+
+static uint64_t *kv_at(const struct world *w, const struct sequence *q, int model, int position, int granule) {
+    int P = w->config->P[model];
+    return &w->kv[((size_t)q->blocks[position / P] + (size_t)granule) * MAX_P + (size_t)(position % P)];
+}
+
+static uint64_t kv_read(const struct world *w, const struct sequence *q, int model, int position) {
+    uint64_t value = *kv_at(w, q, model, position, 0);
+    for (int g = 1; g < w->config->block_granules[model]; g++) CHECK(*kv_at(w, q, model, position, g) == value);
+    return value;
+}
+
+/* Runs an item as the executor would; `fault` leaves rubbish behind instead. Returns what it samples. */
+static int32_t run(struct world *w, int model, const struct plan_item *item, bool fault) {
+    const struct sequence *q = item->seq;
+    struct request *r = q->user;
+    int end = item->first + item->n_tokens;
+    uint64_t kv = item->first ? kv_read(w, q, model, item->first - 1) : kv_start(q->salt, model);
+    for (int t = item->first; t < end; t++) {
+        kv = kv_of(kv, q->tokens[t]);
+        for (int g = 0; g < w->config->block_granules[model]; g++) *kv_at(w, q, model, t, g) = fault ? 99 : kv;
+    }
+    if (fault) return -1;
+    for (int t = end - item->n_rows; t < end; t++)
+        if (t < q->n_prompt && q->prompt_logits && r->cancelled == FINISH_NONE && t >= q->n_logits_rows) r->rows[t]++;
+    uint64_t all = 0;
+    for (int t = 0; t < end; t++) all = mix(all, kv_read(w, q, model, t));
+    return item->sample ? (int32_t)(all % VOCAB) : -1;
+}
+
+static void some_cancels(struct world *w, struct sim *sim) {
+    while (sim->n_live && one_in(60)) cancel(w, sim, sim->live[below(sim->n_live)], 1 + (enum finish_reason)below(3));
+}
+
+static void plan(struct world *w, struct sim *sim) {
+    const struct sequence *was_running[MAX_LIVE];
+    int n = 0;
+    for (const struct sequence *q = sim->sched.running.head; q; q = q->next) was_running[n++] = q;
+    sched_plan(&sim->sched, &sim->plan);
+    check_lists(&sim->sched);
+    check_plan(w, sim, was_running, n);
+}
+
+static void run_and_commit(struct world *w, struct sim *sim) {
+    if (!sim->plan.n_items) return;
+    int32_t sampled[MAX_LIVE];
+    bool fault = one_in(500);
+    for (int i = 0; i < sim->plan.n_items; i++) sampled[i] = run(w, sim->model, &sim->plan.items[i], fault);
+    for (int i = 0; i < sim->plan.n_items && fault; i++)
+        cancel(w, sim, sim->plan.items[i].seq->user, FINISH_ERROR);
+    sched_commit(&sim->sched, &sim->plan, fault ? NULL : sampled);
+    sim->n_steps++;
+    for (int i = 0; i < sim->plan.n_finished; i++) reap(w, sim->plan.finished[i]);
+    check_lists(&sim->sched);
+    if (sim->sched.options.policy == POLICY_FCFS && has_guarantee(w->config, sim->model))
+        for (int i = 0; i < sim->n_live; i++) CHECK_LT(sim->n_steps, sim->live[i]->deadline);
+}
+
+static void simulate(const struct config *config, uint64_t seed, int n_steps) {
+    random_state = seed;
+    struct world *w = calloc(1, sizeof *w);
+    CHECK(w);
+    w->config = config;
+    w->kv = calloc((size_t)config->n_granules * MAX_P, sizeof *w->kv);
+    CHECK(w->kv);
+    struct kv_pool_options options = {
+        .n_granules = config->n_granules,
+        .n_models = config->n_models,
+        .prefix_cache = config->prefix_cache,
+        .slab_granules = config->slab_granules,
+        .n_buckets = config->n_buckets,
+    };
+    for (int m = 0; m < config->n_models; m++)
+        options.models[m] = (struct kv_pool_model_options){
+            .P = config->P[m],
+            .block_granules = config->block_granules[m],
+            .floor_granules = config->floor_granules[m],
+        };
+    char err[ERR_BYTES] = "";
+    CHECK_EQ(kv_pool_open(&w->pool, &options, err, sizeof err), STATUS_OK);
+    for (int m = 0; m < config->n_models; m++) {
+        w->sims[m].model = m;
+        CHECK_EQ(sched_init(&w->sims[m].sched, &config->sched, w->pool, m, err, sizeof err), STATUS_OK);
+        CHECK_EQ(plan_init(&w->sims[m].plan, config->sched.max_num_seqs), STATUS_OK);
+    }
+
+    bool live = true;
+    for (int step = 0; step < n_steps || live; step++) {
+        live = false;
+        for (int m = 0; m < config->n_models; m++) {
+            struct sim *sim = &w->sims[m];
+            /* Load comes in waves, in opposite phase for two models; in the end everything drains. */
+            int rate = ((step / 300 + m) % 2) ? 40 : 4;
+            if (step < n_steps)
+                while (one_in(rate)) submit(w, sim);
+            some_cancels(w, sim);
+            plan(w, sim);
+            if (one_in(20)) submit(w, sim); /* also while the step is in flight */
+            some_cancels(w, sim);
+        }
+        if (step % 16 == 0) check_pool(w);
+        for (int m = 0; m < config->n_models; m++) {
+            run_and_commit(w, &w->sims[m]);
+            live |= w->sims[m].n_live > 0;
+        }
+        if (step % 16 == 0) check_pool(w);
+    }
+
+    check_pool(w);
+    for (int m = 0; m < config->n_models; m++) {
+        struct sim *sim = &w->sims[m];
+        struct kv_pool_stats stats = kv_pool_stats(w->pool, m);
+        CHECK(sched_idle(&sim->sched) && !sim->n_live);
+        CHECK_EQ(stats.n_used, 0);
+        if (config->n_models == 1) CHECK_EQ(stats.n_cached + stats.n_free, stats.n_blocks);
+        if (!config->prefix_cache) CHECK_EQ(stats.n_cached, 0);
+        cr_log_info("%-22s model %d: %llu steps, %llu finished, %llu cancelled, %llu tokens cached, %llu preempted, "
+                    "%llu blocks evicted\n",
+                    config->name, m, (unsigned long long)sim->n_steps, (unsigned long long)sim->n_finished,
+                    (unsigned long long)sim->n_cancelled, (unsigned long long)sim->n_cached,
+                    (unsigned long long)sim->sched.n_preemptions, (unsigned long long)stats.n_evictions);
+        plan_deinit(&sim->plan);
+    }
+    kv_pool_close(w->pool);
+    free(w->kv);
+    free(w);
+}
+
+/* ---- the loads --------------------------------------------------------------------------------------------------- */
+
+#define SCHED(seqs, tokens, rows, len, chunked, threshold, order)                                                      \
+    .sched = {.max_num_seqs = seqs, .max_num_batched_tokens = tokens, .max_logits_rows = rows, .max_model_len = len,   \
+              .chunked_prefill = chunked, .long_prefill_token_threshold = threshold, .policy = order}
+
+static const struct config one_model[] = {
+    {"roomy", 1, 400, .P = {16}, .block_granules = {1}, .prefix_cache = true,
+     SCHED(16, 512, 64, 160, true, 0, POLICY_FCFS)},
+    {"tiny pool", 1, 42, .P = {4}, .block_granules = {1}, .prefix_cache = true,
+     SCHED(8, 64, 16, 160, true, 0, POLICY_FCFS)},
+    {"tiny pool, priority", 1, 42, .P = {4}, .block_granules = {1}, .prefix_cache = true,
+     SCHED(8, 64, 16, 160, true, 0, POLICY_PRIORITY)},
+    {"no prefix cache", 1, 60, .P = {4}, .block_granules = {1}, SCHED(8, 64, 16, 160, true, 0, POLICY_FCFS)},
+    {"one bucket", 1, 50, .n_buckets = 1, .P = {4}, .block_granules = {1}, .prefix_cache = true,
+     SCHED(8, 64, 16, 160, true, 0, POLICY_FCFS)},
+    {"chunks of 7, P = 1", 1, 200, .P = {1}, .block_granules = {1}, .prefix_cache = true,
+     SCHED(8, 32, 8, 100, true, 7, POLICY_FCFS)},
+    {"chunks of 1", 1, 100, .P = {3}, .block_granules = {1}, .prefix_cache = true,
+     SCHED(8, 32, 9, 100, true, 1, POLICY_PRIORITY)},
+    {"budget of 1", 1, 30, .P = {4}, .block_granules = {1}, .prefix_cache = true,
+     SCHED(8, 1, 8, 40, true, 0, POLICY_FCFS)},
+    {"budget of 3", 1, 30, .P = {4}, .block_granules = {1}, .prefix_cache = true,
+     SCHED(8, 3, 8, 60, true, 0, POLICY_FCFS)},
+    {"one row", 1, 60, .P = {4}, .block_granules = {1}, .prefix_cache = true,
+     SCHED(8, 64, 1, 100, true, 0, POLICY_FCFS)},
+    {"few rows", 1, 90, .P = {4}, .block_granules = {1}, .prefix_cache = true,
+     SCHED(8, 64, 2, 100, true, 9, POLICY_FCFS)},
+    {"whole prompts", 1, 60, .P = {4}, .block_granules = {1}, .prefix_cache = true,
+     SCHED(8, 160, 12, 160, false, 0, POLICY_FCFS)},
+    {"whole, priority", 1, 90, .P = {4}, .block_granules = {1}, .prefix_cache = true,
+     SCHED(8, 200, 40, 160, false, 0, POLICY_PRIORITY)},
+    {"small slabs", 1, 150, .slab_granules = 9, .P = {4}, .block_granules = {3}, .prefix_cache = true,
+     SCHED(8, 64, 16, 80, true, 0, POLICY_FCFS)},
+};
+
+static const struct config two_models[] = {
+    {"two, 1 and 5 granules", 2, 400, .P = {4, 4}, .block_granules = {1, 5}, .floor_granules = {40, 200},
+     .prefix_cache = true, SCHED(8, 64, 16, 160, true, 0, POLICY_FCFS)},
+    {"two, 2 and 3 granules", 2, 300, .slab_granules = 12, .P = {8, 5}, .block_granules = {2, 3},
+     .floor_granules = {48, 96}, .prefix_cache = true, SCHED(8, 40, 16, 160, true, 33, POLICY_FCFS)},
+    {"two, no prefix cache", 2, 300, .slab_granules = 7, .P = {8, 8}, .block_granules = {1, 3},
+     .floor_granules = {28, 70}, SCHED(8, 40, 16, 160, true, 0, POLICY_PRIORITY)},
+    {"two, one bucket", 2, 160, .slab_granules = 4, .n_buckets = 1, .P = {4, 4}, .block_granules = {1, 2},
+     .floor_granules = {25, 50}, .prefix_cache = true, SCHED(8, 40, 16, 100, true, 0, POLICY_FCFS)},
+    {"two, no floors", 2, 130, .slab_granules = 8, .P = {4, 4}, .block_granules = {1, 2}, .prefix_cache = true,
+     SCHED(8, 40, 16, 160, true, 0, POLICY_FCFS)},
+};
+
+enum { STEPS = 10000 };
+
+static void simulate_all(const struct config *configs, size_t n, uint64_t seed) {
+    for (size_t i = 0; i < n; i++) simulate(&configs[i], seed + i, STEPS);
+}
+
+Test(sched_random, one_model_seed_1) { simulate_all(one_model, sizeof one_model / sizeof *one_model, 1000); }
+Test(sched_random, one_model_seed_2) { simulate_all(one_model, sizeof one_model / sizeof *one_model, 2000); }
+Test(sched_random, two_models_seed_1) { simulate_all(two_models, sizeof two_models / sizeof *two_models, 3000); }
+Test(sched_random, two_models_seed_2) { simulate_all(two_models, sizeof two_models / sizeof *two_models, 4000); }
