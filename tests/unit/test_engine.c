@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define MODEL "tests/golden/qwen3-bf16"
 enum { MAX_OUTPUT = 256, TOP = 3 };
