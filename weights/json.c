@@ -1,10 +1,10 @@
 /* json.c - a strict RFC 8259 checker in front of cJSON.
  *
- * cJSON accepts more than JSON (control characters in strings, invalid UTF-8, "01", bytes after the value), truncates
- * strings at \u0000 and cannot read a number of more than 63 bytes. So one pass over the text decides, without
- * recursion and without memory: a loop over tokens whose state is what may come next, and one flag per open level
- * (array or object). Only a text that passed reaches cJSON; where it holds one of the two things that cJSON cannot
- * read, cJSON gets a copy in which they are rewritten in place. */
+ * cJSON accepts more than JSON (control characters in strings, invalid UTF-8, "01", bytes after the value) and
+ * truncates strings at \u0000; older releases cannot read a number of more than 63 bytes (CVE-2023-26819). So
+ * one pass over the text decides, without recursion and without memory: a loop over tokens whose state is what may come
+ * next, and one flag per open level (array or object). Only a text that passed reaches cJSON; where it holds one of the
+ * two things that cJSON cannot read, cJSON gets a copy in which they are rewritten in place. */
 #include "weights/json.h"
 
 #include "kernels/status.h"
@@ -18,7 +18,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define CJSON_NUMBER_BYTES 63                 /* what cJSON's parse_number copies; longer numbers break there */
+#define CJSON_NUMBER_BYTES 63                 /* what cJSON's parse_number copies in old releases */
 #define JSON_MAX_NUMBER    1024               /* the shortest exact form of any double has 767 digits */
 #define JSON_EXCERPT_BYTES 48                 /* of a value shown in a sentence */
 #define JSON_MAX_EXACT     9007199254740992.0 /* 2^53 */
