@@ -167,6 +167,8 @@ Test(safetensors, tensor) {
                    "a shape whose bytes fit 63 bits, found one that overflows");
     refused_tensor("\"dtype\":\"F32\",\"shape\":[4294967296,4294967296,0],\"data_offsets\":[0,0]", 0, STATUS_TOO_LARGE,
                    "a shape whose bytes fit 63 bits, found one that overflows");
+    refused_tensor("\"dtype\":\"F32\",\"shape\":[0,4294967296,4294967296],\"data_offsets\":[0,0]", 0, STATUS_TOO_LARGE,
+                   "a shape whose bytes fit 63 bits, found one that overflows");
     refused_tensor("\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0]", 4, STATUS_INVALID,
                    "data_offsets to be two non-negative integers, found something else");
     refused_tensor("\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4,8]", 4, STATUS_INVALID,
@@ -297,6 +299,9 @@ Test(safetensors, shards) {
         "{\"weight_map\":{\"a\":\"../1.safetensors\"}}", STATUS_INVALID,
         "model.safetensors.index.json: tensor a: expected the name of a .safetensors file in this folder, found "
         "\"../1.safetensors\"");
+    refused_index("{\"weight_map\":{\"a\":\"x/1.safetensors\"}}", STATUS_INVALID,
+                  "model.safetensors.index.json: tensor a: expected the name of a .safetensors file in this folder, "
+                  "found \"x/1.safetensors\"");
     refused_index(
         "{\"weight_map\":{\"a\":[]}}", STATUS_INVALID,
         "model.safetensors.index.json: tensor a: expected the name of a .safetensors file in this folder, found "
