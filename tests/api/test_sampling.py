@@ -94,7 +94,7 @@ def test_chat_logprobs(api):
 
 BAD = {
     "temperature": [-0.1, 2.1, 1e9, "hot"],
-    "top_p": [0, -1, 1.5],
+    "top_p": [-1, 1.5, "x"],
     "n": [0, -1, 100000, 1.5],
     "max_tokens": [-1, "many"],
     "presence_penalty": [-2.5, 2.5],
