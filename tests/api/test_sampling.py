@@ -55,7 +55,8 @@ def test_distribution(api, letters):
     kw = dict(max_tokens=1, temperature=1)
     n, counts = 400, {}
     for s in range(0, n, 100):
-        answer = api.chat(QUESTION, n=100, seed=1000 + s, extra={"allowed_token_ids": ids, "ignore_eos": True}, **kw)
+        extra = {"allowed_token_ids": ids, "ignore_eos": True, "top_k": -1}
+        answer = api.chat(QUESTION, n=100, seed=1000 + s, top_p=1, extra=extra, **kw)
         for c in answer.choices:
             counts[c.message.content] = counts.get(c.message.content, 0) + 1
     logprobs = {}

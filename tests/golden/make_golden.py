@@ -2,6 +2,7 @@
 """Writes the golden checkpoints and vectors: what Hugging Face's transformers computes for tiny random Qwen models.
 
     python tests/golden/make_golden.py            # rewrites tests/golden/{qwen2,qwen3}-{fp32,bf16,fp16}
+    python tests/golden/make_golden.py --sample   # rewrites tests/golden/sample, after weights/sample/small has changed
 
 Needs torch, transformers, tokenizers and safetensors (the tests that read the result need none of them). Each folder is
 a checkpoint in Hugging Face layout, written by save_pretrained, with a byte-level tokenizer and the family's chat
@@ -13,8 +14,11 @@ template, so that it can be served; and vectors.safetensors:
     own_K      [1]    f32   ||HF in the dtype - HF in fp32|| over those rows: what a correct run in the dtype costs
     greedy     [m]    i32   fp32 only: what Hugging Face generates greedily after the first 100 ids of the last prompt
 
-Prompt 0 stands for eight prompts of length one: ids_0 holds their ids, and row i is the logits after ids_0[i] alone. One
-such row says little about rounding (its few dozen hidden values share their errors); eight do.
+Prompt 0 stands for eight prompts of length one: ids_0 holds their ids, and row i is the logits after ids_0[i] alone.
+One such row says little about rounding (its few dozen hidden values share their errors); eight do.
+
+The folder sample holds vectors only: those of the trained model weights/sample/small on the text beside it. There
+logits_K is f16, whose rounding is a hundredth of what is measured.
 
 The shapes are awkward on purpose: three query heads to a KV head, a head_dim that is not hidden/heads (qwen3), a
 vocabulary with a padded tail, sizes that are no multiple of 64. Weights are scaled so that logits spread over several
@@ -29,7 +33,7 @@ import shutil
 import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -159,16 +163,31 @@ def make_folder(family, dtype_name, tokenizer, template, seed):
     if family == "qwen3" and dtype == torch.bfloat16:
         assert len(list(folder.glob("model-*-of-*.safetensors"))) >= 2
 
-    vectors = {}
     print(f"{family}-{dtype_name}: {sum(p.numel() for p in full.parameters())} parameters")
-    for k, n in enumerate([8, 37, 200]):
-        prompt = torch.randint(0, VOCAB, (n,))
+    edges = [0, 1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 99, 100, 101, 127, 128, 129, 159, 160]
+    prompts = [torch.randint(0, VOCAB, (n,)) for n in (8, 37, 200)]
+    vectors = compare(own, full, prompts, edges)
+    if dtype == torch.float32:
+        start = prompts[2][:100]
+        out = full.generate(start[None], max_new_tokens=24, do_sample=False, eos_token_id=None)[0, 100:]
+        vectors["greedy"] = out.int()
+        print("  greedy:", out.tolist())
+    save_file(vectors, folder / "vectors.safetensors")
+    for p in folder.iterdir():
+        p.chmod(0o644)
+
+
+def compare(own, full, prompts, edges, store=torch.float32):
+    """The vectors of two runs of a model: prompt 0 one id at a time,
+    of the others the rows in `edges` and the last two."""
+    vectors = {}
+    for k, prompt in enumerate(prompts):
+        n = len(prompt)
         if k == 0:
             rows = torch.arange(n)
             batches = [(prompt[i : i + 1], torch.tensor([0])) for i in range(n)]
         else:
-            edges = [0, 1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 99, 100, 101, 127, 128, 129, 159, 160, n - 2, n - 1]
-            rows = torch.tensor(sorted({r for r in edges if r < n}))
+            rows = torch.tensor(sorted({r for r in edges + [n - 2, n - 1] if r < n}))
             batches = [(prompt, rows)]
         reference, mine = logits(full, batches), logits(own, batches)
         distance = (mine - reference).norm()
@@ -177,17 +196,26 @@ def make_folder(family, dtype_name, tokenizer, template, seed):
         vectors |= {
             f"ids_{k}": prompt.int(),
             f"rows_{k}": rows.int(),
-            f"logits_{k}": reference.contiguous(),
+            f"logits_{k}": reference.to(store).contiguous(),
             f"own_{k}": distance[None],
         }
-    if dtype == torch.float32:
-        start = prompt[:100]
-        out = full.generate(start[None], max_new_tokens=24, do_sample=False, eos_token_id=None)[0, 100:]
-        vectors["greedy"] = out.int()
-        print("  greedy:", out.tolist())
+    return vectors
+
+
+def make_sample():
+    """A trained model has what random ones lack: outliers, sharp attention, confident logits."""
+    model, folder = ROOT / "weights/sample/small", HERE / "sample"
+    folder.mkdir(exist_ok=True)
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    text = torch.tensor(tokenizer.encode((model.parent / "heldout.txt").read_text()).ids)
+    dtype = getattr(torch, json.loads((model / "config.json").read_text())["torch_dtype"])
+    own = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, attn_implementation="sdpa").eval()
+    full = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="eager").eval()
+    print("sample")
+    prompts = [text[:8], text[100:137], text[1000:1500]]
+    vectors = compare(own, full, prompts, [0, 5, 16, 255, 256, 400], store=torch.float16)
     save_file(vectors, folder / "vectors.safetensors")
-    for p in folder.iterdir():
-        p.chmod(0o644)
+    (folder / "vectors.safetensors").chmod(0o644)
 
 
 def main():
@@ -198,7 +226,10 @@ def main():
         default=ROOT / "../shared/data/chat-templates",
         help="folder with Qwen-Qwen2.5-7B-Instruct.jinja and Qwen-Qwen3-0.6B.jinja",
     )
+    parser.add_argument("--sample", action="store_true", help="only the vectors of weights/sample/small")
     args = parser.parse_args()
+    if args.sample:
+        return make_sample()
     torch.use_deterministic_algorithms(True)
     tokenizer = make_tokenizer()
     templates = {"qwen2": "Qwen-Qwen2.5-7B-Instruct.jinja", "qwen3": "Qwen-Qwen3-0.6B.jinja"}
