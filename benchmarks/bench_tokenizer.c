@@ -3,8 +3,8 @@
  *     bench_tokenizer FOLDER FILE... [--repeat N]
  *
  * FOLDER holds the tokenizer. Each FILE is encoded twice over: as one long string, and line by line as many short ones.
- * The figure is the fastest of N repeats (default 7), in MB (10^6 bytes) of text per second. One JSON object per line and
- * measurement on standard output; `hash` covers all ids, so that another tokenizer's can be compared.
+ * The figure is the fastest of N repeats (default 7), in MB (10^6 bytes) of text per second. One JSON object per line
+ * and measurement on standard output; `hash` covers all ids, so that another tokenizer's can be compared.
  * benchmarks/tokenizer.py makes the texts and sets Hugging Face's figures beside these. */
 #include "engine/tokenizer.h"
 #include "kernels/status.h"
@@ -59,8 +59,8 @@ static void measure(const struct tokenizer *t, const char *path, bool by_line, i
         double seconds = now() - start;
         if (seconds < best) best = seconds;
     }
-    printf("{\"file\": \"%s\", \"strings\": \"%s\", \"bytes\": %zu, \"tokens\": %zu, \"seconds\": %.6f, \"mb_per_s\": %.2f, "
-           "\"hash\": \"%016llx\"}\n",
+    printf("{\"file\": \"%s\", \"strings\": \"%s\", \"bytes\": %zu, \"tokens\": %zu, \"seconds\": %.6f, "
+           "\"mb_per_s\": %.2f, \"hash\": \"%016llx\"}\n",
            path, by_line ? "short" : "long", bytes, ids.n, best, (double)bytes / best / 1e6,
            (unsigned long long)XXH3_64bits(ids.data, ids.n * sizeof *ids.data));
     ids_deinit(&ids);

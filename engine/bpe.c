@@ -6,8 +6,8 @@
  *   - the whole piece is one token, and is known (bpe_finish tried each) to encode to just that token: one look-up,
  *     which covers most words of most texts;
  *   - up to BPE_SHORT bytes: ranks of all pairs in one small array, the minimum found by a linear scan;
- *   - longer: a linked list of symbols and a heap of (rank, position), O(n log n). An entry whose pair has changed since
- *     is recognised by its rank, which no longer is that position's, and dropped.
+ *   - longer: a linked list of symbols and a heap of (rank, position), O(n log n). An entry whose pair has changed
+ *     since is recognised by its rank, which no longer is that position's, and dropped.
  *
  * Both tables use open addressing with linear probing at a load of at most 1/2. Ranks of pairs of single bytes, more
  * than half of all look-ups, have a plain 256 x 256 table. */
@@ -295,10 +295,8 @@ static void encode_long(const struct bpe *b, const uint8_t *bytes, size_t n, str
     struct symbol *symbols = (struct symbol *)(heap.data + 3 * n);
     for (size_t i = 0; i < n; i++) {
         uint32_t rank = i + 1 < n ? b->byte_rank[bytes[i] << 8 | bytes[i + 1]] : BPE_NO_RANK;
-        symbols[i] = (struct symbol){.id = b->byte_id[bytes[i]],
-                                     .rank = rank,
-                                     .prev = (int32_t)i - 1,
-                                     .next = i + 1 < n ? (int32_t)i + 1 : -1};
+        symbols[i] = (struct symbol){
+            .id = b->byte_id[bytes[i]], .rank = rank, .prev = (int32_t)i - 1, .next = i + 1 < n ? (int32_t)i + 1 : -1};
         if (rank != BPE_NO_RANK) heap_push(&heap, (uint64_t)rank << 32 | (uint32_t)i);
     }
     while (heap.n) {

@@ -1,7 +1,7 @@
 /* bpe.h - byte-level byte-pair encoding: a vocabulary of byte strings and ranked merges.
  *
- * Owned by the tokenizer; knows nothing of Unicode, regexes or added tokens. Immutable once built: any number of threads
- * may encode at once, each with its own scratch. */
+ * Owned by the tokenizer; knows nothing of Unicode, regexes or added tokens. Immutable once built: any number of
+ * threads may encode at once, each with its own scratch. */
 #pragma once
 
 #include "engine/tokenizer.h"
@@ -10,8 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define BPE_MAX_IDS         (1 << 22)  /* ids are below this */
-#define BPE_MAX_TOKEN_BYTES (64 << 10) /* of one token */
+#define BPE_MAX_IDS         (1 << 22)    /* ids are below this */
+#define BPE_MAX_TOKEN_BYTES (64 << 10)   /* of one token */
 #define BPE_MAX_ARENA       (256u << 20) /* bytes of all tokens together */
 
 struct bpe_token {
@@ -23,28 +23,28 @@ struct bpe_slot { /* of the table from bytes to id */
     int32_t id; /* -1: empty */
 };
 
-struct bpe_merge { /* of the table from (left id, right id) to rank */
+struct bpe_merge {       /* of the table from (left id, right id) to rank */
     int32_t left, right; /* left == -1: empty */
     uint32_t rank;
     int32_t merged; /* the id of left and right together */
 };
 
 struct bpe {
-    char *arena;              /* owned: the tokens' bytes */
+    char *arena; /* owned: the tokens' bytes */
     size_t arena_bytes, arena_capacity;
     struct bpe_token *tokens; /* owned [n_ids] by id */
     int n_ids, ids_capacity;
-    uint8_t *whole;           /* owned [n_ids] 1 where encoding the token's own bytes gives just this token */
-    size_t longest;           /* bytes of the longest token */
+    uint8_t *whole; /* owned [n_ids] 1 where encoding the token's own bytes gives just this token */
+    size_t longest; /* bytes of the longest token */
 
-    struct bpe_slot *slots;   /* owned [slot_mask + 1], a power of two */
+    struct bpe_slot *slots; /* owned [slot_mask + 1], a power of two */
     size_t slot_mask, n_slots;
     struct bpe_merge *merges; /* owned [merge_mask + 1], a power of two */
     size_t merge_mask, n_merges;
 
-    int32_t byte_id[256];     /* the token of each single byte */
-    uint32_t *byte_rank;      /* owned [256 * 256] rank of the merge of two single bytes, or BPE_NO_RANK */
-    bool ignore_merges;       /* a piece that is a token becomes that token, whatever the merges say */
+    int32_t byte_id[256]; /* the token of each single byte */
+    uint32_t *byte_rank;  /* owned [256 * 256] rank of the merge of two single bytes, or BPE_NO_RANK */
+    bool ignore_merges;   /* a piece that is a token becomes that token, whatever the merges say */
 };
 
 #define BPE_NO_RANK UINT32_MAX

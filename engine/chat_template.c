@@ -220,8 +220,7 @@ static int parsed_arguments(struct render *r, const char *where, const char *jso
     if (!bytes) json = "{}", bytes = 2;
     struct json_limits limits = {.max_bytes = bytes, .max_depth = 100};
     int status = json_parse(&tree, json, bytes, limits, sentence, sizeof sentence);
-    if (status)
-        return fail(r->err, r->err_bytes, STATUS_INVALID, "%s.arguments: %s", where, sentence);
+    if (status) return fail(r->err, r->err_bytes, STATUS_INVALID, "%s.arguments: %s", where, sentence);
     chat_keep_numbers(tree, json, bytes);
     user_json(r, tree);
     cJSON_Delete(tree);
@@ -237,8 +236,7 @@ static int tool_call(struct render *r, size_t at, size_t k, const cJSON *call) {
     if (!cJSON_IsString(name))
         return fail(r->err, r->err_bytes, STATUS_INVALID, "%s: expected a function with a name, found %s", where,
                     json_kind(name));
-    if (!arguments)
-        return fail(r->err, r->err_bytes, STATUS_INVALID, "%s: expected arguments, found nothing", where);
+    if (!arguments) return fail(r->err, r->err_bytes, STATUS_INVALID, "%s: expected arguments, found nothing", where);
     scaffold(r, "<tool_call>\n{\"name\": \"");
     user(r, chat_text(name->valuestring));
     scaffold(r, "\", \"arguments\": ");
@@ -337,8 +335,10 @@ static int check(const struct render *r, const cJSON *tools) {
     const cJSON *tool;
     if (!is_null(tools) && !cJSON_IsArray(tools))
         return fail(r->err, r->err_bytes, STATUS_INVALID, "tools: expected an array, found %s", json_kind(tools));
-    cJSON_ArrayForEach(tool, tools) if (!cJSON_IsObject(tool))
-        return fail(r->err, r->err_bytes, STATUS_INVALID, "tools: expected objects, found %s", json_kind(tool));
+    cJSON_ArrayForEach(tool, tools) {
+        if (!cJSON_IsObject(tool))
+            return fail(r->err, r->err_bytes, STATUS_INVALID, "tools: expected objects, found %s", json_kind(tool));
+    }
     if (!r->options->continue_final_message) return 0;
     const struct chat_message *last = &r->messages.data[r->messages.n - 1];
     if (r->options->add_generation_prompt)

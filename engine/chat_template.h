@@ -40,7 +40,7 @@ struct chat_options {
 };
 
 struct chat_prompt {
-    char *text;       /* owned, zero-terminated valid UTF-8: the rendering */
+    char *text; /* owned, zero-terminated valid UTF-8: the rendering */
     size_t bytes;
     struct text_span *spans; /* owned: the parts that come from the messages or tools, in order: never special tokens */
     size_t n_spans;
@@ -48,8 +48,8 @@ struct chat_prompt {
 };
 
 /* messages: OpenAI's array. "content" is a string, or parts of type "text", which are joined by newlines as in vLLM, or
- * null in an assistant's message, which counts as empty. "reasoning_content" ("reasoning" and "thinking" are understood,
- * too) is what an assistant thought. tools: an array or NULL. Invalid UTF-8 becomes U+FFFD.
+ * null in an assistant's message, which counts as empty. "reasoning_content" ("reasoning" and "thinking" are
+ * understood, too) is what an assistant thought. tools: an array or NULL. Invalid UTF-8 becomes U+FFFD.
  *
  * STATUS_INVALID with a sentence where the Jinja template would fail, and for what it would silently drop or print as
  * Python (an unknown role, an image part, a number as content). *out then holds nothing. */
@@ -57,9 +57,9 @@ int chat_render(struct chat_prompt *out, enum chat_template t, const cJSON *mess
                 const struct chat_options *options, char *err, size_t err_bytes);
 void chat_prompt_deinit(struct chat_prompt *p);
 
-/* Numbers in tools and arguments are printed as Python's json module does. cJSON's doubles alone have lost whether 1 was
- * 1.0, and the digits of large integers; call this once on a tree and the text that json_parse made it from, and number
- * items that need it keep their text (in valuestring, which cJSON_Delete frees and nothing else reads). */
+/* Numbers in tools and arguments are printed as Python's json module does. cJSON's doubles alone have lost whether 1
+ * was 1.0, and the digits of large integers; call this once on a tree and the text that json_parse made it from, and
+ * number items that need it keep their text (in valuestring, which cJSON_Delete frees and nothing else reads). */
 void chat_keep_numbers(cJSON *tree, const char *json, size_t bytes);
 
 /* Token ids of a rendering: the scaffold with special tokens, the spans without. When no span holds anything that

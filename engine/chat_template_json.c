@@ -1,5 +1,5 @@
-/* chat_template_json.c - JSON as Python's json.dumps(..., ensure_ascii=False) prints it, which is what `tojson` means in
- * Hugging Face's templates: ", " and ": " between, keys in the order of their first occurrence and with their last
+/* chat_template_json.c - JSON as Python's json.dumps(..., ensure_ascii=False) prints it, which is what `tojson` means
+ * in Hugging Face's templates: ", " and ": " between, keys in the order of their first occurrence and with their last
  * value, integers with all their digits, floats as the shortest text that reads back (repr). */
 #include "engine/chat_template_internal.h"
 

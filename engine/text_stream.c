@@ -5,9 +5,9 @@
  * Bytes wait in `partial` until they are a whole character or can no longer become one; then they go to `text`, one
  * U+FFFD for each maximal invalid part, so that all that comes out together equals tokenizer_decode of all tokens.
  *
- * Each stop string has a Knuth-Morris-Pratt automaton over the bytes of the text; its state is the length of the longest
- * suffix of the text that the stop string begins with. The largest state is what must be held back. Work per byte does
- * not depend on how much is held. */
+ * Each stop string has a Knuth-Morris-Pratt automaton over the bytes of the text; its state is the length of the
+ * longest suffix of the text that the stop string begins with. The largest state is what must be held back. Work per
+ * byte does not depend on how much is held. */
 #include "engine/tokenizer_internal.h"
 
 #include <stdlib.h>

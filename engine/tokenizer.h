@@ -59,15 +59,15 @@ int tokenizer_size(const struct tokenizer *t); /* largest id + 1 */
  * malloc'ed, zero-terminated string; *bytes gets its length when not NULL. */
 char *tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n, bool skip_special, size_t *bytes);
 
-/* The text of chat_template.jinja, else "chat_template" in tokenizer_config.json; NULL if there is none, and always after
- * tokenizer_open_json. A view that lives as long as the tokenizer. */
+/* The text of chat_template.jinja, else "chat_template" in tokenizer_config.json; NULL if there is none, and always
+ * after tokenizer_open_json. A view that lives as long as the tokenizer. */
 const char *tokenizer_chat_template(const struct tokenizer *t);
 
 /* ---- one stream's text: incremental detokenization and stop strings ---------------------------------------------- */
 
-/* Bytes come out only as whole characters, and only once no stop string can still begin in them. What comes out does not
- * depend on how the text falls into tokens: the stop string that is complete first counts, of several that end at the
- * same character the longest. */
+/* Bytes come out only as whole characters, and only once no stop string can still begin in them. What comes out does
+ * not depend on how the text falls into tokens: the stop string that is complete first counts, of several that end at
+ * the same character the longest. */
 struct text_stream; /* owned; one per generated sequence, used by one thread */
 
 #define TEXT_STREAM_MAX_STOPS      16

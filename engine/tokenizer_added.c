@@ -1,8 +1,8 @@
 /* tokenizer_added.c - added tokens in a text: leftmost, then longest, with the flags of Hugging Face's AddedToken.
  *
  * The patterns are sorted, so all that share a prefix lie together: a match is a walk that narrows this range byte by
- * byte, and the longest pattern that ended on the way wins. Between candidates only first bytes are looked at (for Qwen:
- * memchr for '<'). */
+ * byte, and the longest pattern that ended on the way wins. Between candidates only first bytes are looked at (for
+ * Qwen: memchr for '<'). */
 #include "engine/tokenizer_internal.h"
 
 #include "kernels/status.h"

@@ -185,12 +185,13 @@ static int check_added(struct tokenizer *t, const struct added_token *token, cha
         return 0;
     }
     if (there != token->id)
-        return fail(err, err_bytes, STATUS_INVALID, "added token \"%s\": expected its id in the vocabulary, %d, found %d",
-                    shown, there, token->id);
+        return fail(err, err_bytes, STATUS_INVALID,
+                    "added token \"%s\": expected its id in the vocabulary, %d, found %d", shown, there, token->id);
     if (token->special && bpe_reaches(&t->bpe, there))
-        return fail(err, err_bytes, STATUS_UNSUPPORTED,
-                    "added token \"%s\": expected a special token that no merges lead to, found one that text can spell",
-                    shown);
+        return fail(
+            err, err_bytes, STATUS_UNSUPPORTED,
+            "added token \"%s\": expected a special token that no merges lead to, found one that text can spell",
+            shown);
     if (token->special) t->bpe.whole[there] = 0;
     return 0;
 }
@@ -201,8 +202,9 @@ static int check_set(const struct added_set *s, char *err, size_t err_bytes) {
         const struct added_token *a = s->sorted[i - 1], *b = s->sorted[i];
         char shown[EXCERPT];
         if (a->pattern_bytes == b->pattern_bytes && !memcmp(a->pattern, b->pattern, a->pattern_bytes))
-            return fail(err, err_bytes, STATUS_INVALID, "added tokens %d and %d: expected different texts, found \"%s\"",
-                        a->id, b->id, json_quote(b->content, shown, sizeof shown));
+            return fail(err, err_bytes, STATUS_INVALID,
+                        "added tokens %d and %d: expected different texts, found \"%s\"", a->id, b->id,
+                        json_quote(b->content, shown, sizeof shown));
     }
     return 0;
 }

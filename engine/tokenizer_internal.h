@@ -42,7 +42,7 @@ bool tokenizer__needs_nfc(const uint8_t *unicode, const uint8_t *p, size_t n);
 
 /* The split regex of Qwen2, Qwen2.5 and Qwen3. */
 #define QWEN_REGEX                                                                                                     \
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|"   \
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|"  \
     "\\s+(?!\\S)|\\s+"
 #define MAX_REGEX_BYTES 4096
 
@@ -56,7 +56,8 @@ void tokenizer__regex_close(struct split_regex *r); /* NULL is fine */
 
 /* Walks the pieces of one text. */
 struct split_walk; /* owned */
-struct split_walk *tokenizer__walk_open(const struct split_regex *r, const uint8_t *unicode, const uint8_t *p, size_t n);
+struct split_walk *tokenizer__walk_open(const struct split_regex *r, const uint8_t *unicode, const uint8_t *p,
+                                        size_t n);
 void tokenizer__walk_close(struct split_walk *w);
 /* *end of the piece that begins at `at` < n; STATUS_TOO_LARGE where the regex needs more than its limits. */
 int tokenizer__walk_next(struct split_walk *w, size_t at, size_t *end);
@@ -69,7 +70,7 @@ int tokenizer__walk_next(struct split_walk *w, size_t at, size_t *end);
 struct added_token {
     int32_t id;
     bool special, normalized, lstrip, rstrip, single_word;
-    char *content;       /* owned */
+    char *content; /* owned */
     size_t bytes;
     const uint8_t *pattern; /* what is looked for: content, or its NFC form if `normalized`; borrowed or owned by own */
     size_t pattern_bytes;
@@ -94,24 +95,24 @@ struct added_search {
     size_t from, to; /* matches lie in p[from..to) */
     size_t done;     /* the end of the last match with what rstrip took; lstrip takes nothing before it */
 };
-/* The next match in s->from..s->to, leftmost and then longest: its token, and in *start where it begins with what lstrip
- * took. Moves s->from and s->done behind it. NULL when there is none. */
+/* The next match in s->from..s->to, leftmost and then longest: its token, and in *start where it begins with what
+ * lstrip took. Moves s->from and s->done behind it. NULL when there is none. */
 const struct added_token *tokenizer__added_next(const struct added_set *set, const uint8_t *unicode,
                                                 struct added_search *s, size_t *start);
 
 /* ---- the tokenizer ----------------------------------------------------------------------------------------------- */
 
 struct tokenizer {
-    struct bpe bpe;             /* the model's vocabulary, without added tokens that are not in it */
-    uint8_t *unicode;           /* owned [UNICODE_SIZE] */
-    bool nfc;                   /* the file asks for NFC */
-    struct split_regex *regex;  /* owned; NULL: QWEN_REGEX */
-    struct added_token *added;  /* owned [n_added], by id once finished */
+    struct bpe bpe;            /* the model's vocabulary, without added tokens that are not in it */
+    uint8_t *unicode;          /* owned [UNICODE_SIZE] */
+    bool nfc;                  /* the file asks for NFC */
+    struct split_regex *regex; /* owned; NULL: QWEN_REGEX */
+    struct added_token *added; /* owned [n_added], by id once finished */
     size_t n_added, added_capacity;
     struct added_set raw, normalized; /* of `added`: looked for before and after NFC */
-    struct ids prefix, suffix;  /* owned: what the post-processor sets around a text */
-    int n_ids;                  /* largest id + 1 */
-    char *chat_template;        /* owned; may be NULL */
+    struct ids prefix, suffix;        /* owned: what the post-processor sets around a text */
+    int n_ids;                        /* largest id + 1 */
+    char *chat_template;              /* owned; may be NULL */
 };
 
 /* ---- opening ----------------------------------------------------------------------------------------------------- */

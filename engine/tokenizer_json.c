@@ -1,12 +1,13 @@
 /* tokenizer_json.c - a tokenizer.json, as far as Qwen's go; whatever else it asks for is refused with a sentence.
  *
- *   model           BPE: vocab, merges ("a b" or ["a", "b"]), ignore_merges. unk_token, fuse_unk and byte_fallback cannot
- *                   matter, because every byte must have a token.
+ *   model           BPE: vocab, merges ("a b" or ["a", "b"]), ignore_merges; unk_token, fuse_unk and byte_fallback
+ *                   cannot matter, because every byte must have a token
  *   normalizer      null or NFC
  *   pre_tokenizer   Sequence of Split(Regex, Isolated) and ByteLevel without its own regex and prefix space
- *   post_processor  null, ByteLevel (which only trims offsets), TemplateProcessing's "single", or a Sequence of these
+ *   post_processor  null, ByteLevel (it only trims offsets), "single" of TemplateProcessing, or a Sequence of these
  *   decoder         ByteLevel
  *   added_tokens    with all flags
+ *
  * truncation and padding are the server's business and ignored, like in `transformers`. */
 #include "engine/tokenizer_internal.h"
 

@@ -76,15 +76,15 @@ static void append_segment(struct points *points, const uint8_t *p, size_t n, st
         i += utf8_decode_valid(p + i, &c);
         points_reserve(points, MAX_DECOMPOSITION);
         int unused = 0;
-        utf8proc_ssize_t wrote = utf8proc_decompose_char(c, points->data + points->n, MAX_DECOMPOSITION,
-                                                         UTF8PROC_DECOMPOSE, &unused);
+        utf8proc_ssize_t wrote =
+            utf8proc_decompose_char(c, points->data + points->n, MAX_DECOMPOSITION, UTF8PROC_DECOMPOSE, &unused);
         CHECK_LE(0, wrote);
         CHECK_LE(wrote, MAX_DECOMPOSITION);
         points->n += (size_t)wrote;
     }
     order(points->data, points->n);
-    utf8proc_ssize_t left = utf8proc_normalize_utf32(points->data, (utf8proc_ssize_t)points->n,
-                                                     UTF8PROC_COMPOSE | UTF8PROC_STABLE);
+    utf8proc_ssize_t left =
+        utf8proc_normalize_utf32(points->data, (utf8proc_ssize_t)points->n, UTF8PROC_COMPOSE | UTF8PROC_STABLE);
     CHECK_LE(0, left);
     bytes_reserve(out, 4 * (size_t)left);
     for (utf8proc_ssize_t i = 0; i < left; i++) out->n += utf8_encode(out->data + out->n, points->data[i]);

@@ -111,7 +111,8 @@ static int read_model_files(struct tokenizer *t, struct folder *f, const cJSON *
     int status = folder_file(f, "vocab.json", err, err_bytes);
     if (!status) status = json_parse_file(&vocab, f->file, limits, err, err_bytes);
     if (status == STATUS_NOT_FOUND)
-        fail(err, err_bytes, status, "%s: expected tokenizer.json, or vocab.json and merges.txt, found neither", f->path);
+        fail(err, err_bytes, status, "%s: expected tokenizer.json, or vocab.json and merges.txt, found neither",
+             f->path);
     if (status) goto done;
     t->nfc = true;
     status = tokenizer__begin(t, (size_t)cJSON_GetArraySize(vocab), 0, sentence, sizeof sentence);

@@ -1,8 +1,8 @@
 /* tokenizer_split.c - text into pieces, each of which is merged on its own ("pre-tokenization").
  *
  * Qwen's regex is known by its exact text and written out in C: one decision on the class of the first character and of
- * the one after it, then a run. It reads the classes from Hugging Face's own tables, so no library's Unicode version can
- * make a difference, and it is linear where a backtracking engine is not. In the order of the regex's alternatives:
+ * the one after it, then a run. It reads the classes from Hugging Face's own tables, so no library's Unicode version
+ * can make a difference, and it is linear where a backtracking engine is not. In the order of the regex's alternatives:
  *
  *   1  (?i:'s|'t|'re|'ve|'m|'ll|'d)      a contraction; case folding makes U+017F an s
  *   2  [^\r\n\p{L}\p{N}]?\p{L}+          letters, with one character of another kind before them
@@ -14,8 +14,8 @@
  *
  * Any other regex runs in PCRE2 (JIT), in the order of matches and the gaps between them. Where PCRE2's Unicode version
  * gives a character another class than Hugging Face's, the regex sees a character of the right class and of the same
- * length in its place. That is exact for patterns made of \p{L}, \p{N}, \s and ASCII; the subclasses (\p{Lu}, \p{M}, ...)
- * of the few thousand characters that Unicode added since version 14 remain as PCRE2 has them. */
+ * length in its place. That is exact for patterns made of \p{L}, \p{N}, \s and ASCII; the subclasses (\p{Lu}, \p{M},
+ * ...) of the few thousand characters that Unicode added since version 14 remain as PCRE2 has them. */
 #include "engine/tokenizer_internal.h"
 
 #include "kernels/status.h"
@@ -92,7 +92,7 @@ size_t tokenizer__split_qwen(const uint8_t *unicode, const uint8_t *p, size_t at
 
 /* ---- other regexes ----------------------------------------------------------------------------------------------- */
 
-#define MATCH_LIMIT     1000000     /* of one match, in PCRE2's units: a good pattern needs a few per character */
+#define MATCH_LIMIT     1000000 /* of one match, in PCRE2's units: a good pattern needs a few per character */
 #define JIT_STACK_BYTES (1u << 20)
 
 struct split_regex {
@@ -205,8 +205,8 @@ void tokenizer__walk_close(struct split_walk *w) {
 int tokenizer__walk_next(struct split_walk *w, size_t at, size_t *end) {
     if (!w->searched || (w->start < at)) {
         w->searched = true;
-        int rc = pcre2_match(w->regex->code, w->text, w->n, at, PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY, w->match,
-                             w->context);
+        int rc =
+            pcre2_match(w->regex->code, w->text, w->n, at, PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY, w->match, w->context);
         if (rc == PCRE2_ERROR_NOMATCH) {
             w->start = w->end = w->n;
         } else if (rc < 0) {
