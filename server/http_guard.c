@@ -81,12 +81,13 @@ static enum http_guard_kind version_step(struct http_guard *g, char c) {
 static enum http_guard_kind head_step(struct http_guard *g, char c) {
     switch ((enum state)g->state) {
     case LINE_START:
-        if (c == '\r') return go(g, EMPTY_LINE_LF, HTTP_GUARD_SKIP);
         g->started = true;
+        if (c == '\r') return go(g, EMPTY_LINE_LF, HTTP_GUARD_SKIP);
         if (!is(c, TOKEN)) return bad(g, 400, "the request does not begin with a method");
         return go(g, METHOD, HTTP_GUARD_MORE);
     case EMPTY_LINE_LF:
         if (c != '\n') return bad(g, 400, "CR without LF");
+        g->started = false;
         return go(g, LINE_START, HTTP_GUARD_SKIP);
     case METHOD:
         if (c == ' ') return go(g, TARGET_START, HTTP_GUARD_MORE);

@@ -17,7 +17,7 @@
 struct http_guard {
     uint8_t state;
     uint8_t n_seen;        /* characters of the version, or digits of the chunk size, so far */
-    bool started;          /* a byte of the request line has come (CRLFs before it do not count) */
+    bool started;          /* more than whole empty lines before the request line has come */
     uint32_t skipped_bytes; /* chunk extensions and trailers, which nobody reads */
     uint64_t chunk_left;   /* bytes of the current chunk that have not come yet */
     int status;            /* of a refusal: 400, 431, 505 */

@@ -265,6 +265,9 @@ static enum http_parse_result finish_head(struct http_parse *p) {
     const char *version = strchr(head + method_bytes + 1, ' ') + 1;
     r->http_1_0 = version[strlen("HTTP/1.")] == '0';
 
+    /* Only values have tabs. http-parser stumbles over them beside a number, and nobody means more by one than a space. */
+    for (size_t i = 0; i < r->head.bytes; i++)
+        if (head[i] == '\t') head[i] = ' ';
     library_init(p);
     const char *wrong = library_feed(p, head, r->head.bytes);
     if (wrong) return refuse(p, 400, wrong);

@@ -49,7 +49,7 @@ struct http_parse *http_parse_open(size_t max_head_bytes, size_t max_body_bytes)
 void http_parse_close(struct http_parse *p); /* and its request; p may be NULL */
 /* Takes bytes up to the next result; *used says how many. Nothing may be fed after DONE or BAD. */
 enum http_parse_result http_parse_feed(struct http_parse *p, const char *data, size_t bytes, size_t *used);
-/* Whether a byte of a request line has come: empty lines before it do not count. */
+/* Whether anything has come but whole empty lines, which may stand before a request. */
 bool http_parse_started(const struct http_parse *p);
 const struct http_request *http_parse_request(const struct http_parse *p);
 int http_parse_status(const struct http_parse *p);
