@@ -4,9 +4,11 @@
  * and uvicorn have it: a client that shuts its sending side while its answer is being made is not told apart from one
  * that closed, and generating tokens for nobody is the costlier mistake. Only an answer that is already complete is
  * still written out. When pipelined bytes fill the buffer, reading stops, and a sweep asks poll(2) instead. */
+#include <linux/sockios.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 
 #include "kernels/status.h"
 #include "server/http_internal.h"
@@ -245,10 +247,18 @@ static void deadline_passed(struct http_conn *c, uint64_t now_ms) {
     if (now_ms >= c->deadline_ms + more_ms) http__refuse(c->x, 408, "the body took too long");
 }
 
+/* Bytes in the kernel that the client's side has not acknowledged. Without them a slow but steady reader would look
+ * stuck: a socket becomes writable again only when a third of its buffer, which may be megabytes, is free. */
+static uint64_t unacknowledged(const struct http_conn *c) {
+    int fd, bytes = 0;
+    if (uv_fileno(&c->h.handle, &fd) != 0 || ioctl(fd, SIOCOUTQ, &bytes) != 0) return 0;
+    return (uint64_t)bytes;
+}
+
 void http__conn_sweep(struct http_conn *c, uint64_t now_ms) {
     if (c->state == CONN_CLOSING) return;
-    uint64_t queued = http__conn_queued(c), taken = c->n_appended - queued;
-    if (!queued || taken != c->taken) {
+    uint64_t taken = c->writing ? c->n_appended - http__conn_queued(c) - unacknowledged(c) : 0;
+    if (!c->writing || taken != c->taken) {
         c->taken = taken;
         c->taken_ms = now_ms;
     } else if (now_ms - c->taken_ms >= (uint64_t)c->server->options.write_timeout_ms) {

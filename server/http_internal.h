@@ -105,7 +105,7 @@ struct http_conn {
     struct http_buffer sending;
     uint64_t n_appended;         /* bytes ever put into `out` */
     uint64_t deadline_ms;        /* uv_now; 0: none. What happens then depends on the state */
-    uint64_t taken, taken_ms;    /* bytes that the kernel had taken at the last sweep, and when that last changed */
+    uint64_t taken, taken_ms;    /* bytes that the client had taken at the last sweep, and when that last changed */
     uv_write_t write;
     uv_shutdown_t shutdown;
     char peer[56];

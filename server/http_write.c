@@ -91,8 +91,12 @@ void http__conn_flush(struct http_conn *c) {
     c->out = (struct http_buffer){0};
     uv_buf_t rest = uv_buf_init(c->sending.data + written, (unsigned)(c->sending.bytes - written));
     c->write.data = c;
-    if (uv_write(&c->write, &c->h.stream, &rest, 1, on_written) == 0) c->writing = true;
-    else http__conn_close(c);
+    if (uv_write(&c->write, &c->h.stream, &rest, 1, on_written) != 0) {
+        http__conn_close(c);
+        return;
+    }
+    c->writing = true;
+    c->taken_ms = uv_now(c->server->loop); /* the write timeout starts here */
 }
 
 /* Appends to the connection's queue. Without memory the connection ends with the next flush, not here, since the caller

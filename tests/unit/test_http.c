@@ -1,0 +1,849 @@
+/* The HTTP layer over real sockets: one loop, a server on a loopback port, and plain sockets as clients, all in this
+ * thread. The loop turns while a client waits. Every callback is counted. */
+#include <arpa/inet.h>
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "kernels/status.h"
+#include "server/http.h"
+
+#define GET(path) "GET " path " HTTP/1.1\r\nHost: a\r\n\r\n"
+
+struct fixture {
+    uv_loop_t loop;
+    struct http_server *server;
+    struct http_exchange *held; /* of the last /hold or /stream */
+    int n_handled, n_aborted, n_done, n_done_aborted, n_drained;
+    int status;                 /* of the last `done` */
+    uint64_t bytes_sent;
+    char paths[1024];           /* of all handled requests, each followed by a space */
+    char done_paths[1024];
+};
+
+static void on_abort(void *user, struct http_exchange *x) {
+    struct fixture *f = user;
+    cr_assert_eq(f->held, x);
+    f->n_aborted++;
+    f->held = NULL;
+    http_respond(x, 200, NULL, NULL, "late", 4); /* too late, and harmless */
+    http_stream_begin(x, 200, NULL, NULL);
+    cr_assert_not(http_stream_write(x, "late", 4));
+    http_stream_end(x);
+}
+
+static void on_done(void *user, const struct http_exchange *x, int status, uint64_t bytes_sent, double seconds,
+                    bool aborted) {
+    struct fixture *f = user;
+    cr_assert_geq(seconds, 0);
+    cr_assert(http_peer(x) && *http_peer(x));
+    f->n_done++;
+    f->n_done_aborted += aborted;
+    f->status = status;
+    f->bytes_sent = bytes_sent;
+    snprintf(f->done_paths + strlen(f->done_paths), sizeof f->done_paths - strlen(f->done_paths), "%s%s ",
+             http_method(x), http_path(x));
+}
+
+static void on_drained(void *user) { ((struct fixture *)user)->n_drained++; }
+
+static void hold(struct fixture *f, struct http_exchange *x) {
+    f->held = x;
+    http_set_user(x, f, on_abort);
+}
+
+static void handle(void *user, struct http_exchange *x) {
+    struct fixture *f = user;
+    const char *path = http_path(x);
+    f->n_handled++;
+    snprintf(f->paths + strlen(f->paths), sizeof f->paths - strlen(f->paths), "%s ", path);
+    size_t bytes;
+    const char *body = http_body(x, &bytes);
+    cr_assert_eq(body[bytes], '\0');
+    if (strcmp(path, "/hold") == 0) {
+        hold(f, x);
+    } else if (strcmp(path, "/stream") == 0) {
+        hold(f, x);
+        http_stream_begin(x, 200, "text/event-stream", "X-Extra: yes\r\n");
+    } else if (strcmp(path, "/large") == 0) {
+        char *large = calloc(1, 8 << 20);
+        http_respond(x, 200, "application/octet-stream", NULL, large, 8 << 20);
+        free(large);
+    } else if (strcmp(path, "/close") == 0) {
+        hold(f, x);
+        http_server_close(f->server); /* aborts x */
+    } else if (strcmp(path, "/empty") == 0) {
+        http_respond(x, 204, NULL, NULL, NULL, 0);
+    } else {
+        char text[512];
+        const char *header = http_header(x, "x-test");
+        int n = snprintf(text, sizeof text, "%s %s?%s [%s] {%.100s}", http_method(x), path, http_query(x),
+                         header ? header : "-", body);
+        http_respond(x, 200, "text/plain", "X-Extra: yes", text, (size_t)n);
+    }
+}
+
+static void start(struct fixture *f, const struct http_options *options) {
+    struct http_options o = options ? *options : http_default_options();
+    char err[ERR_BYTES] = "";
+    *f = (struct fixture){0};
+    cr_assert_eq(uv_loop_init(&f->loop), 0);
+    cr_assert_eq(http_server_open(&f->server, &f->loop, &o, handle, f, err, sizeof err), 0, "%s", err);
+    http_set_done(f->server, on_done);
+}
+
+/* Closes and lets the loop run out: a handle that leaks makes this hang or uv_loop_close fail. */
+static void stop(struct fixture *f) {
+    http_server_close(f->server);
+    uv_run(&f->loop, UV_RUN_DEFAULT);
+    cr_expect_eq(http_n_connections(f->server), 0);
+    http_server_free(f->server);
+    cr_expect_eq(uv_loop_close(&f->loop), 0);
+}
+
+static void turn(struct fixture *f, int ms) {
+    for (uint64_t end = uv_hrtime() + (uint64_t)ms * 1000000;;) {
+        uv_run(&f->loop, UV_RUN_NOWAIT);
+        if (uv_hrtime() >= end) return;
+        poll(NULL, 0, 1);
+    }
+}
+
+/* Turns the loop until the condition holds, for at most 5 seconds. */
+#define TURN_UNTIL(f, condition)                                                                                       \
+    do {                                                                                                               \
+        for (int turns_ = 0; !(condition) && turns_ < 5000; turns_++) turn(f, 1);                                      \
+        cr_assert(condition);                                                                                          \
+    } while (0)
+
+/* ---- clients ----------------------------------------------------------------------------------------------------- */
+
+struct client {
+    int fd;
+    bool eof;
+    size_t bytes;
+    char text[65536];
+};
+
+static struct client client_open(struct fixture *f) {
+    struct client c = {.fd = socket(AF_INET, SOCK_STREAM, 0)};
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)http_port(f->server))};
+    a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    cr_assert_eq(connect(c.fd, (struct sockaddr *)&a, sizeof a), 0);
+    fcntl(c.fd, F_SETFL, O_NONBLOCK);
+    return c;
+}
+
+static void client_send(struct fixture *f, struct client *c, const char *text) {
+    size_t bytes = strlen(text);
+    for (int tries = 0; bytes && tries < 5000; tries++) {
+        ssize_t n = send(c->fd, text, bytes, MSG_NOSIGNAL);
+        if (n > 0) {
+            text += n;
+            bytes -= (size_t)n;
+        } else {
+            turn(f, 1);
+        }
+    }
+    cr_assert_eq(bytes, 0u);
+}
+
+static void client_receive(struct client *c) { /* what is there now */
+    while (c->bytes < sizeof c->text - 1) {
+        ssize_t n = recv(c->fd, c->text + c->bytes, sizeof c->text - 1 - c->bytes, 0);
+        if (n == 0) c->eof = true;
+        if (n <= 0) break;
+        c->bytes += (size_t)n;
+    }
+    c->text[c->bytes] = '\0';
+}
+
+static bool client_has(struct client *c, const char *text) {
+    client_receive(c);
+    return strstr(c->text, text) != NULL;
+}
+
+static bool client_at_end(struct client *c) {
+    client_receive(c);
+    return c->eof;
+}
+
+static int count(const char *text, const char *what) {
+    int n = 0;
+    for (const char *s = text; (s = strstr(s, what)); s += strlen(what)) n++;
+    return n;
+}
+
+/* One request on its own connection; returns all that comes until the server closes. */
+static struct client request(struct fixture *f, const char *text) {
+    struct client c = client_open(f);
+    client_send(f, &c, text);
+    TURN_UNTIL(f, client_at_end(&c));
+    close(c.fd);
+    return c;
+}
+
+/* ---- tests ------------------------------------------------------------------------------------------------------- */
+
+Test(http, answers) {
+    struct fixture f;
+    start(&f, NULL);
+    struct client c = client_open(&f);
+    client_send(&f, &c, "POST /a%20b?q=1 HTTP/1.1\r\nHost: a\r\nX-TEST:  v \r\nContent-Length: 3\r\n\r\nabc");
+    TURN_UNTIL(&f, client_has(&c, "POST /a b?q=1 [v] {abc}"));
+    cr_expect(client_has(&c, "HTTP/1.1 200 OK\r\nDate: "));
+    cr_expect(client_has(&c, " GMT\r\nServer: tandem/"));
+    cr_expect(client_has(&c, "\r\nContent-Type: text/plain\r\nContent-Length: 23\r\nX-Extra: yes\r\n\r\n"));
+    cr_expect(client_has(&c, "\r\nAccess-Control-Allow-Origin: *\r\n"));
+    cr_expect_not(client_has(&c, "Connection:"));
+    TURN_UNTIL(&f, f.n_done == 1);
+    cr_expect_eq(f.bytes_sent, c.bytes);
+    cr_expect_eq(f.status, 200);
+    cr_expect_eq(f.n_handled, 1);
+    cr_expect_eq(f.n_done_aborted, 0);
+    cr_expect_eq(http_n_connections(f.server), 1); /* kept alive */
+    close(c.fd);
+    TURN_UNTIL(&f, http_n_connections(f.server) == 0);
+    cr_expect_eq(f.n_done, 1);
+    cr_expect_eq(f.n_aborted, 0);
+    stop(&f);
+}
+
+Test(http, head_empty_and_old_clients) {
+    struct fixture f;
+    start(&f, NULL);
+    struct client c = request(&f, "HEAD /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    cr_expect(client_has(&c, "Content-Length: 15\r\n")); /* of "HEAD /x? [-] {}" */
+    cr_expect(client_has(&c, "Connection: close\r\n"));
+    cr_expect_str_eq(c.text + c.bytes - 4, "\r\n\r\n");
+    c = request(&f, "GET /empty HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    cr_expect(client_has(&c, "HTTP/1.1 204 No Content\r\n"));
+    cr_expect_not(client_has(&c, "Content-Length"));
+    c = request(&f, "GET /x HTTP/1.0\r\n\r\n");
+    cr_expect(client_has(&c, "Connection: close\r\n"));
+    cr_expect(client_has(&c, "GET /x?"));
+    c = client_open(&f);
+    client_send(&f, &c, "GET /x HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+    TURN_UNTIL(&f, client_has(&c, "GET /x?"));
+    cr_expect(client_has(&c, "Connection: keep-alive\r\n"));
+    client_send(&f, &c, "GET /y HTTP/1.0\r\n\r\n");
+    TURN_UNTIL(&f, client_at_end(&c));
+    cr_expect(client_has(&c, "GET /y?"));
+    close(c.fd);
+    stop(&f);
+}
+
+Test(http, pipelining_keeps_the_order) {
+    struct fixture f;
+    start(&f, NULL);
+    struct client c = client_open(&f);
+    client_send(&f, &c, GET("/1") GET("/hold") "\r\n" GET("/2") GET("/3"));
+    TURN_UNTIL(&f, f.held != NULL);
+    turn(&f, 5);
+    cr_expect_str_eq(f.paths, "/1 /hold "); /* one at a time */
+    struct http_exchange *x = f.held;
+    f.held = NULL;
+    http_respond(x, 200, NULL, NULL, "held", 4);
+    cr_expect_str_eq(f.paths, "/1 /hold "); /* the handler is not re-entered from http_respond */
+    TURN_UNTIL(&f, f.n_done == 4);
+    TURN_UNTIL(&f, client_has(&c, "GET /3?"));
+    cr_expect_str_eq(f.paths, "/1 /hold /2 /3 ");
+    char *one = strstr(c.text, "GET /1?"), *held = strstr(c.text, "held"), *two = strstr(c.text, "GET /2?");
+    cr_expect(one && held && two && one < held && held < two);
+    close(c.fd);
+    stop(&f);
+    cr_expect_eq(f.n_aborted, 0);
+}
+
+Test(http, many_pipelined_at_once) {
+    struct fixture f;
+    start(&f, NULL);
+    struct client c = client_open(&f);
+    enum { N = 3000 };
+    char *text = malloc(N * 64);
+    size_t bytes = 0;
+    for (int i = 0; i < N; i++) bytes += (size_t)sprintf(text + bytes, "%s", GET("/empty"));
+    int n_answers = 0;
+    size_t sent = 0;
+    for (int tries = 0; n_answers < N && tries < 20000; tries++) {
+        ssize_t n = send(c.fd, text + sent, bytes - sent, MSG_NOSIGNAL);
+        if (n > 0) sent += (size_t)n;
+        turn(&f, 0);
+        client_receive(&c);
+        char *end;
+        while ((end = strstr(c.text, "\r\n\r\n"))) { /* count and drop */
+            n_answers++;
+            c.bytes -= (size_t)(end + 4 - c.text);
+            memmove(c.text, end + 4, c.bytes + 1);
+        }
+    }
+    free(text);
+    cr_expect_eq(n_answers, N);
+    cr_expect_eq(f.n_handled, N);
+    close(c.fd);
+    stop(&f);
+    cr_expect_eq(f.n_done, N);
+}
+
+Test(http, pipelined_bytes_are_bounded_and_leaving_is_still_noticed) {
+    struct fixture f;
+    start(&f, NULL);
+    struct client c = client_open(&f);
+    client_send(&f, &c, GET("/hold"));
+    TURN_UNTIL(&f, f.held != NULL);
+    static char junk[65536];
+    for (size_t sent = 0; sent < 80000;) { /* more than the server takes, less than the kernel keeps for it */
+        ssize_t n = send(c.fd, junk, 10000, MSG_NOSIGNAL);
+        if (n > 0) sent += (size_t)n;
+        turn(&f, 1);
+    }
+    turn(&f, 300); /* a sweep passes: a client that is there is not taken for one that left */
+    cr_expect_eq(f.n_aborted, 0);
+    close(c.fd);
+    TURN_UNTIL(&f, f.n_aborted == 1);
+    TURN_UNTIL(&f, http_n_connections(f.server) == 0);
+    cr_expect_eq(f.n_done_aborted, 1);
+    cr_expect_eq(f.status, 0);
+
+    c = client_open(&f);
+    client_send(&f, &c, GET("/hold"));
+    TURN_UNTIL(&f, f.held != NULL);
+    size_t sent = 0;
+    for (int i = 0; i < 500; i++) {
+        ssize_t n = send(c.fd, junk, sizeof junk, MSG_NOSIGNAL);
+        if (n > 0) sent += (size_t)n;
+        turn(&f, 0);
+    }
+    cr_expect_lt(sent, 500 * sizeof junk); /* it stopped reading */
+    stop(&f);
+    cr_expect_eq(f.n_aborted, 2);
+    close(c.fd);
+}
+
+Test(http, streams_are_chunked_and_coalesced) {
+    struct fixture f;
+    start(&f, NULL);
+    struct client c = client_open(&f);
+    client_send(&f, &c, GET("/stream"));
+    TURN_UNTIL(&f, client_has(&c, "\r\n\r\n"));
+    cr_expect(client_has(&c, "Transfer-Encoding: chunked\r\n"));
+    cr_expect(client_has(&c, "X-Extra: yes\r\n"));
+    cr_expect_not(client_has(&c, "Content-Length"));
+    size_t head_bytes = c.bytes;
+    cr_expect(http_stream_write(f.held, "one", 3));
+    cr_expect(http_stream_write(f.held, "", 0)); /* must not look like the end */
+    cr_expect(http_stream_write(f.held, "twotwotwotwotwotwo", 18));
+    client_receive(&c);
+    cr_expect_eq(c.bytes, head_bytes); /* nothing leaves inside the call, */
+    cr_expect_gt(http_queued_bytes(f.server), 21u);
+    turn(&f, 0);
+    client_receive(&c);                /* all of it right before the loop sleeps */
+    cr_expect_str_eq(c.text + head_bytes, "3\r\none\r\n12\r\ntwotwotwotwotwotwo\r\n");
+    cr_expect_eq(http_queued_bytes(f.server), 0u);
+    struct http_exchange *x = f.held;
+    f.held = NULL;
+    http_stream_end(x);
+    TURN_UNTIL(&f, client_has(&c, "\r\n0\r\n\r\n"));
+    TURN_UNTIL(&f, f.n_done == 1);
+    cr_expect_eq(f.bytes_sent, c.bytes);
+    client_send(&f, &c, GET("/next")); /* the connection lives on */
+    TURN_UNTIL(&f, client_has(&c, "GET /next?"));
+    close(c.fd);
+    stop(&f);
+    cr_expect_eq(f.n_aborted, 0);
+}
+
+Test(http, stream_to_an_old_client_ends_with_the_connection) {
+    struct fixture f;
+    start(&f, NULL);
+    struct client c = client_open(&f);
+    client_send(&f, &c, "GET /stream HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+    TURN_UNTIL(&f, f.held != NULL);
+    cr_expect(http_stream_write(f.held, "plain", 5));
+    http_stream_end(f.held);
+    TURN_UNTIL(&f, client_at_end(&c));
+    cr_expect(client_has(&c, "Connection: close\r\n"));
+    cr_expect_not(client_has(&c, "chunked"));
+    cr_expect_str_eq(c.text + c.bytes - 9, "\r\n\r\nplain");
+    close(c.fd);
+    stop(&f);
+}
+
+Test(http, stream_for_head_has_no_body) {
+    struct fixture f;
+    start(&f, NULL);
+    struct client c = client_open(&f);
+    client_send(&f, &c, "HEAD /stream HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    TURN_UNTIL(&f, f.held != NULL);
+    cr_expect(http_stream_write(f.held, "body", 4));
+    http_stream_end(f.held);
+    TURN_UNTIL(&f, client_at_end(&c));
+    cr_expect_not(client_has(&c, "body"));
+    cr_expect_str_eq(c.text + c.bytes - 4, "\r\n\r\n");
+    close(c.fd);
+    stop(&f);
+}
+
+/* FIN, a half-close and RST while the answer is being made: on_abort and `done` once each, at once. */
+Test(http, clients_that_leave) {
+    struct fixture f;
+    start(&f, NULL);
+    const char *const requests[] = {GET("/hold"), GET("/stream")};
+    for (int how = 0; how < 6; how++) {
+        struct client c = client_open(&f);
+        client_send(&f, &c, requests[how % 2]);
+        TURN_UNTIL(&f, f.held != NULL);
+        turn(&f, 2);
+        cr_expect_eq(f.n_aborted, how);
+        struct linger reset = {.l_onoff = 1, .l_linger = 0};
+        if (how >= 4) setsockopt(c.fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+        if (how >= 2) close(c.fd);
+        else shutdown(c.fd, SHUT_WR);
+        for (int i = 0; i < 50 && f.held; i++) turn(&f, 1);
+        cr_expect_null(f.held, "way of leaving %d was not noticed within 50 ms", how);
+        cr_expect_eq(f.n_aborted, how + 1);
+        cr_expect_eq(f.n_done_aborted, how + 1);
+        TURN_UNTIL(&f, http_n_connections(f.server) == 0);
+        if (how < 2) close(c.fd);
+    }
+    cr_expect_eq(f.n_done, 6);
+    stop(&f);
+    cr_expect_eq(f.n_aborted, 6);
+}
+
+Test(http, a_complete_answer_survives_a_half_close) {
+    struct fixture f;
+    start(&f, NULL);
+    struct client c = client_open(&f);
+    client_send(&f, &c, GET("/large"));
+    TURN_UNTIL(&f, f.n_handled == 1);
+    turn(&f, 5);
+    cr_expect_eq(f.n_done, 0); /* 8 MiB do not fit the kernel's buffers */
+    shutdown(c.fd, SHUT_WR);
+    size_t total = 0;
+    for (int i = 0; i < 20000 && !c.eof; i++) {
+        client_receive(&c);
+        total += c.bytes;
+        c.bytes = 0;
+        turn(&f, 0);
+    }
+    cr_expect_gt(total, 8u << 20);
+    TURN_UNTIL(&f, http_n_connections(f.server) == 0);
+    cr_expect_eq(f.n_done, 1);
+    cr_expect_eq(f.n_done_aborted, 0);
+    cr_expect_eq(f.bytes_sent, total);
+    close(c.fd);
+    stop(&f);
+}
+
+Test(http, options_and_cors) {
+    struct fixture f;
+    start(&f, NULL);
+    struct client c = request(&f, "OPTIONS /v1/models HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+                                  "Access-Control-Request-Headers: authorization,x-y\r\n\r\n");
+    cr_expect(client_has(&c, "HTTP/1.1 204 No Content\r\n"));
+    cr_expect(client_has(&c, "Access-Control-Allow-Origin: *\r\n"));
+    cr_expect(client_has(&c, "Access-Control-Allow-Headers: authorization,x-y\r\n"));
+    cr_expect(client_has(&c, "Access-Control-Allow-Methods: GET, "));
+    c = request(&f, "OPTIONS * HTTP/1.0\r\n\r\n");
+    cr_expect(client_has(&c, "HTTP/1.1 204 No Content\r\n"));
+    cr_expect_eq(f.n_handled, 0);
+    cr_expect_eq(f.n_done, 2);
+    stop(&f);
+    struct http_options o = http_default_options();
+    o.cors_origin = NULL;
+    o.server_name = NULL;
+    start(&f, &o);
+    c = request(&f, "OPTIONS / HTTP/1.0\r\n\r\n");
+    cr_expect_not(client_has(&c, "Access-Control"));
+    cr_expect_not(client_has(&c, "Server:"));
+    cr_expect(client_has(&c, "Allow: GET, "));
+    stop(&f);
+}
+
+Test(http, expect_continue) {
+    struct fixture f;
+    start(&f, NULL);
+    struct client c = client_open(&f);
+    client_send(&f, &c, "POST /x HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n");
+    TURN_UNTIL(&f, client_has(&c, "HTTP/1.1 100 Continue\r\n\r\n"));
+    cr_expect_eq(f.n_handled, 0);
+    client_send(&f, &c, "abc");
+    TURN_UNTIL(&f, client_has(&c, "{abc}"));
+    client_send(&f, &c, "POST /y HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc");
+    TURN_UNTIL(&f, client_has(&c, "POST /y?"));
+    cr_expect_eq(count(c.text, "100 Continue"), 1); /* the body was there already */
+    close(c.fd);
+    c = request(&f, "POST /x HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 99999999\r\n\r\n");
+    cr_expect(client_has(&c, "HTTP/1.1 413 Content Too Large\r\n"));
+    cr_expect_not(client_has(&c, "100 Continue"));
+    stop(&f);
+}
+
+static size_t error_body(void *user, int status, const char *message, char *buf, size_t buf_bytes) {
+    (void)user;
+    return (size_t)snprintf(buf, buf_bytes, "{\"status\":%d,\"message\":\"%s\"}", status, message);
+}
+
+Test(http, refusals_close) {
+    struct http_options o = http_default_options();
+    o.max_body_bytes = 10;
+    o.max_header_bytes = 256;
+    o.error_body = error_body;
+    struct fixture f;
+    start(&f, &o);
+    struct client c = request(&f, "nonsense\r\n\r\n");
+    cr_expect(client_has(&c, "HTTP/1.1 400 Bad Request\r\n"));
+    cr_expect(client_has(&c, "Connection: close\r\n"));
+    cr_expect_eq(count(c.text, "Connection:"), 1);
+    cr_expect(client_has(&c, "Content-Type: application/json\r\n"));
+    cr_expect(client_has(&c, "{\"status\":400,\"message\":\""));
+    c = request(&f, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\n\r\n12345678901");
+    cr_expect(client_has(&c, "HTTP/1.1 413 "));
+    c = request(&f, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n6\r\n123456\r\n5\r\n12345\r\n");
+    cr_expect(client_has(&c, "HTTP/1.1 413 "));
+    char text[512];
+    snprintf(text, sizeof text, "GET / HTTP/1.1\r\nHost: a\r\nX: %300s\r\n\r\n", "x");
+    c = request(&f, text);
+    cr_expect(client_has(&c, "HTTP/1.1 431 "));
+    cr_expect_eq(f.n_handled, 0);
+    cr_expect_eq(f.n_done, 4);
+    cr_expect_eq(f.n_done_aborted, 0);
+    c = request(&f, GET("/1") "BAD\r\n" GET("/2")); /* what comes before is served, what comes after is not */
+    cr_expect(client_has(&c, "GET /1?"));
+    cr_expect(client_has(&c, "HTTP/1.1 400 "));
+    cr_expect_str_eq(f.paths, "/1 ");
+    cr_expect_eq(count(c.text, "HTTP/1.1 "), 2);
+    stop(&f);
+}
+
+/* A client that goes on sending its body must still get to read why it was refused. */
+Test(http, refusal_reaches_a_client_that_is_still_sending) {
+    struct http_options o = http_default_options();
+    o.max_body_bytes = 1000;
+    struct fixture f;
+    start(&f, &o);
+    struct client c = client_open(&f);
+    client_send(&f, &c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4000000\r\n\r\n");
+    static char block[65536];
+    size_t sent = 0;
+    for (int i = 0; sent < 4000000 && i < 5000; i++) {
+        ssize_t n = send(c.fd, block, sizeof block, MSG_NOSIGNAL);
+        if (n > 0) sent += (size_t)n;
+        else cr_assert_eq(errno, EAGAIN, "the server reset the connection after %zu bytes", sent);
+        turn(&f, 0);
+    }
+    cr_expect_geq(sent, 4000000u);
+    TURN_UNTIL(&f, client_has(&c, "HTTP/1.1 413 "));
+    close(c.fd);
+    stop(&f);
+}
+
+Test(http, timeouts) {
+    struct http_options o = http_default_options();
+    o.header_timeout_ms = 60;
+    o.body_timeout_ms = 60;
+    o.idle_timeout_ms = 150;
+    struct fixture f;
+    start(&f, &o);
+    uint64_t before = uv_hrtime();
+    struct client c = request(&f, "GET / HTTP/1.1\r\nHo");
+    cr_expect(client_has(&c, "HTTP/1.1 408 Request Timeout\r\n"));
+    cr_expect_geq(uv_hrtime() - before, 60000000u);
+    c = request(&f, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nab");
+    cr_expect(client_has(&c, "HTTP/1.1 408 Request Timeout\r\n"));
+    cr_expect_eq(f.n_done, 2);
+    before = uv_hrtime();
+    c = request(&f, ""); /* says nothing: nothing is answered */
+    cr_expect_eq(c.bytes, 0u);
+    cr_expect_geq(uv_hrtime() - before, 150000000u);
+    c = request(&f, "\r\n");
+    cr_expect_eq(c.bytes, 0u);
+    c = request(&f, GET("/x"));
+    cr_expect_eq(count(c.text, "HTTP/1.1 "), 1);
+    cr_expect(client_has(&c, "GET /x?"));
+    cr_expect_eq(f.n_done, 3);
+
+    c = client_open(&f); /* the handler may take as long as it likes */
+    client_send(&f, &c, GET("/hold"));
+    TURN_UNTIL(&f, f.held != NULL);
+    turn(&f, 400);
+    cr_expect_eq(f.n_aborted, 0);
+    http_respond(f.held, 200, NULL, NULL, "done", 4);
+    TURN_UNTIL(&f, client_has(&c, "done"));
+    close(c.fd);
+    stop(&f);
+}
+
+/* The body's time grows with what has come: a slow line may upload a lot, a stalled one may not stay. */
+Test(http, a_slow_upload_is_not_cut_off) {
+    struct http_options o = http_default_options();
+    o.body_timeout_ms = 100;
+    struct fixture f;
+    start(&f, &o);
+    struct client c = client_open(&f);
+    client_send(&f, &c, "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 65540\r\n\r\n");
+    char *block = malloc(65537);
+    memset(block, 'x', 65536);
+    block[65536] = '\0';
+    client_send(&f, &c, block);
+    free(block);
+    turn(&f, 400); /* one second more is due */
+    cr_expect_eq(f.n_done, 0);
+    client_send(&f, &c, "last");
+    TURN_UNTIL(&f, f.n_handled == 1);
+    close(c.fd);
+    stop(&f);
+}
+
+Test(http, too_many_connections) {
+    struct http_options o = http_default_options();
+    o.max_connections = 2;
+    struct fixture f;
+    start(&f, &o);
+    struct client a = client_open(&f), b = client_open(&f);
+    client_send(&f, &a, GET("/a"));
+    TURN_UNTIL(&f, client_has(&a, "GET /a?"));
+    TURN_UNTIL(&f, http_n_connections(f.server) == 2);
+    struct client c = request(&f, GET("/c"));
+    cr_expect(client_has(&c, "HTTP/1.1 503 Service Unavailable\r\n"));
+    cr_expect_eq(f.n_handled, 1);
+    client_send(&f, &b, GET("/b"));
+    TURN_UNTIL(&f, client_has(&b, "GET /b?"));
+    TURN_UNTIL(&f, http_n_connections(f.server) == 2);
+    close(a.fd);
+    TURN_UNTIL(&f, http_n_connections(f.server) == 1);
+    c = client_open(&f);
+    client_send(&f, &c, GET("/c"));
+    TURN_UNTIL(&f, client_has(&c, "GET /c?"));
+    close(b.fd);
+    close(c.fd);
+    stop(&f);
+}
+
+Test(http, a_slow_reader_is_cut_off) {
+    struct http_options o = http_default_options();
+    o.max_write_buffer = 100000;
+    struct fixture f;
+    start(&f, &o);
+    struct client c = client_open(&f);
+    client_send(&f, &c, GET("/stream"));
+    TURN_UNTIL(&f, f.held != NULL);
+    char event[5000];
+    memset(event, 'x', sizeof event);
+    size_t most = 0;
+    bool alive = true;
+    for (int i = 0; i < 10000 && alive; i++) {
+        alive = http_stream_write(f.held, event, sizeof event);
+        if (alive) turn(&f, 0);
+        size_t queued = http_queued_bytes(f.server);
+        if (queued > most) most = queued;
+    }
+    cr_expect_not(alive);
+    cr_expect_eq(f.n_aborted, 1);
+    cr_expect_eq(f.n_done_aborted, 1);
+    cr_expect_leq(most, 100000u + 100);
+    cr_expect_gt(most, 80000u);
+    TURN_UNTIL(&f, http_n_connections(f.server) == 0);
+    close(c.fd);
+    stop(&f);
+}
+
+Test(http, one_large_event_to_a_good_reader_is_not) {
+    struct http_options o = http_default_options();
+    o.max_write_buffer = 1000;
+    struct fixture f;
+    start(&f, &o);
+    struct client c = client_open(&f);
+    client_send(&f, &c, GET("/stream"));
+    TURN_UNTIL(&f, f.held != NULL);
+    turn(&f, 1);
+    char event[20000];
+    memset(event, 'x', sizeof event);
+    for (int i = 0; i < 3; i++) {
+        cr_assert(http_stream_write(f.held, event, sizeof event));
+        turn(&f, 1);
+        client_receive(&c);
+    }
+    http_stream_end(f.held);
+    TURN_UNTIL(&f, client_has(&c, "\r\n0\r\n\r\n"));
+    cr_expect_gt(c.bytes, 60000u);
+    close(c.fd);
+    stop(&f);
+    cr_expect_eq(f.n_aborted, 0);
+}
+
+Test(http, write_timeout) {
+    struct http_options o = http_default_options();
+    o.write_timeout_ms = 100;
+    struct fixture f;
+    start(&f, &o);
+    struct client c = client_open(&f), d = client_open(&f);
+    client_send(&f, &c, GET("/large"));
+    TURN_UNTIL(&f, f.n_handled == 1);
+    client_send(&f, &d, GET("/large"));
+    TURN_UNTIL(&f, f.n_handled == 2);
+    size_t total = 0;
+    for (int i = 0; i < 60; i++) { /* d reads slowly, yet it reads; c does not */
+        d.bytes = 0;
+        client_receive(&d);
+        total += d.bytes;
+        turn(&f, 10);
+    }
+    cr_expect_eq(f.n_done_aborted, 1);
+    cr_expect_lt(f.bytes_sent, 8u << 20);
+    for (int i = 0; i < 20000 && total < (8u << 20); i++) {
+        d.bytes = 0;
+        client_receive(&d);
+        total += d.bytes;
+        turn(&f, 0);
+    }
+    TURN_UNTIL(&f, f.n_done == 2);
+    cr_expect_eq(f.n_done_aborted, 1);
+    cr_expect_eq(f.n_aborted, 0); /* both answers were complete: nothing to cancel above */
+    close(c.fd);
+    close(d.fd);
+    stop(&f);
+}
+
+Test(http, drain) {
+    struct fixture f;
+    start(&f, NULL);
+    struct client idle = client_open(&f), live = client_open(&f);
+    client_send(&f, &idle, GET("/x"));
+    TURN_UNTIL(&f, client_has(&idle, "GET /x?"));
+    client_send(&f, &live, GET("/hold") GET("/never"));
+    TURN_UNTIL(&f, f.held != NULL);
+    int port = http_port(f.server);
+    http_server_drain(f.server, on_drained);
+    TURN_UNTIL(&f, client_at_end(&idle));
+    turn(&f, 10);
+    cr_expect_eq(f.n_drained, 0);
+    cr_expect_eq(http_n_connections(f.server), 1);
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    cr_expect_neq(connect(fd, (struct sockaddr *)&a, sizeof a), 0); /* nobody listens */
+    close(fd);
+    http_respond(f.held, 200, NULL, NULL, "finished", 8);
+    TURN_UNTIL(&f, client_at_end(&live));
+    cr_expect(client_has(&live, "Connection: close\r\n"));
+    cr_expect(client_has(&live, "finished"));
+    close(live.fd);
+    close(idle.fd);
+    TURN_UNTIL(&f, f.n_drained == 1);
+    cr_expect_str_eq(f.paths, "/x /hold ");
+    stop(&f);
+    cr_expect_eq(f.n_drained, 1);
+    cr_expect_eq(f.n_aborted, 0);
+}
+
+static void on_drained_close(void *user) {
+    struct fixture *f = user;
+    f->n_drained++;
+    http_server_close(f->server);
+}
+
+Test(http, drain_without_connections_and_close_inside) {
+    struct fixture f;
+    start(&f, NULL);
+    http_server_drain(f.server, on_drained_close);
+    cr_expect_eq(f.n_drained, 0); /* from the loop, not from the call */
+    uv_run(&f.loop, UV_RUN_DEFAULT);
+    cr_expect_eq(f.n_drained, 1);
+    http_server_free(f.server);
+    cr_expect_eq(uv_loop_close(&f.loop), 0);
+}
+
+Test(http, close_aborts_what_lives) {
+    struct fixture f;
+    start(&f, NULL);
+    struct client c = client_open(&f), d = client_open(&f), e = client_open(&f);
+    client_send(&f, &c, GET("/stream"));
+    client_send(&f, &d, "POST /partial HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf");
+    client_send(&f, &e, GET("/large"));
+    TURN_UNTIL(&f, f.n_handled == 2);
+    TURN_UNTIL(&f, http_n_connections(f.server) == 3);
+    stop(&f);
+    cr_expect_eq(f.n_aborted, 1);
+    cr_expect_eq(f.n_done, 2); /* the stream and the large answer; the half request never was one */
+    cr_expect_eq(f.n_done_aborted, 2);
+    close(c.fd);
+    close(d.fd);
+    close(e.fd);
+}
+
+Test(http, close_inside_the_handler) {
+    struct fixture f;
+    start(&f, NULL);
+    struct client c = client_open(&f);
+    client_send(&f, &c, GET("/close") GET("/never"));
+    TURN_UNTIL(&f, f.n_handled == 1);
+    stop(&f);
+    cr_expect_eq(f.n_handled, 1);
+    cr_expect_eq(f.n_aborted, 1);
+    cr_expect_eq(f.n_done, 1);
+    close(c.fd);
+}
+
+Test(http, opening_fails_with_a_sentence) {
+    struct fixture f;
+    start(&f, NULL);
+    struct http_options o = http_default_options();
+    struct http_server *second = (void *)1;
+    char err[ERR_BYTES];
+    o.port = http_port(f.server);
+    cr_expect_eq(http_server_open(&second, &f.loop, &o, handle, &f, err, sizeof err), STATUS_IO);
+    cr_expect_null(second);
+    cr_expect(strstr(err, "in use"), "%s", err);
+    o.host = "no such host";
+    cr_expect_eq(http_server_open(&second, &f.loop, &o, handle, &f, err, sizeof err), STATUS_IO);
+    o = http_default_options();
+    o.max_header_bytes = 1 << 20;
+    cr_expect_eq(http_server_open(&second, &f.loop, &o, handle, &f, err, sizeof err), STATUS_INVALID);
+    o = http_default_options();
+    o.uds = "/no/such/folder/socket";
+    cr_expect_eq(http_server_open(&second, &f.loop, &o, handle, &f, err, sizeof err), STATUS_IO);
+    char path[200];
+    memset(path, 'x', sizeof path - 1);
+    path[sizeof path - 1] = '\0';
+    o.uds = path;
+    cr_expect_eq(http_server_open(&second, &f.loop, &o, handle, &f, err, sizeof err), STATUS_IO);
+    cr_expect(strstr(err, "at most"), "%s", err);
+    stop(&f);
+}
+
+Test(http, unix_socket) {
+    char path[64];
+    snprintf(path, sizeof path, "/tmp/test_http.%d", (int)getpid());
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    snprintf(a.sun_path, sizeof a.sun_path, "%s", path);
+    int stale = socket(AF_UNIX, SOCK_STREAM, 0);
+    unlink(path);
+    cr_assert_eq(bind(stale, (struct sockaddr *)&a, sizeof a), 0);
+    close(stale); /* leaves the file behind, as a killed server does */
+
+    struct http_options o = http_default_options();
+    o.uds = path;
+    struct fixture f;
+    start(&f, &o);
+    cr_expect_eq(http_port(f.server), 0);
+    struct http_server *second;
+    char err[ERR_BYTES];
+    cr_expect_eq(http_server_open(&second, &f.loop, &o, handle, &f, err, sizeof err), STATUS_IO);
+    struct client c = {.fd = socket(AF_UNIX, SOCK_STREAM, 0)};
+    cr_assert_eq(connect(c.fd, (struct sockaddr *)&a, sizeof a), 0);
+    fcntl(c.fd, F_SETFL, O_NONBLOCK);
+    client_send(&f, &c, GET("/x"));
+    TURN_UNTIL(&f, client_has(&c, "GET /x?"));
+    close(c.fd);
+    stop(&f);
+    cr_expect_neq(access(path, F_OK), 0);
+}
