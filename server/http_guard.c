@@ -35,7 +35,9 @@ enum state {
     SIZE_LF, DATA, DATA_CR, DATA_LF, TRAILER_START, TRAILER_NAME, TRAILER_VALUE, TRAILER_LF, BODY_LF
 };
 
-void http_guard_init(struct http_guard *g) { *g = (struct http_guard){.state = LINE_START}; }
+void http_guard_init(struct http_guard *g, uint64_t max_body_bytes) {
+    *g = (struct http_guard){.state = LINE_START, .body_room = max_body_bytes};
+}
 
 static enum http_guard_kind bad(struct http_guard *g, int status, const char *message) {
     g->status = status;
@@ -202,18 +204,23 @@ static enum http_guard_kind trailer_step(struct http_guard *g, char c) {
     }
 }
 
+static enum http_guard_kind fits(struct http_guard *g) {
+    return g->chunk_left > g->body_room ? bad(g, 413, "the body is too large") : HTTP_GUARD_KEEP;
+}
+
 static enum http_guard_kind chunked_step(struct http_guard *g, char c) {
     switch ((enum state)g->state) {
     case SIZE_START:
         if (!is(c, HEX)) return bad(g, 400, "a chunk does not begin with its size");
         g->chunk_left = (uint64_t)hex_value(c);
         g->n_seen = 1;
-        return go(g, SIZE, HTTP_GUARD_KEEP);
+        g->state = SIZE;
+        return fits(g);
     case SIZE:
         if (!is(c, HEX)) return extension_end(g, c, "invalid character in a chunk's size");
         if (++g->n_seen > 15) return bad(g, 400, "a chunk's size has too many digits"); /* stays below 2^60 */
         g->chunk_left = g->chunk_left * 16 + (uint64_t)hex_value(c);
-        return HTTP_GUARD_KEEP;
+        return fits(g);
     case SIZE_LF:
         if (c != '\n') return bad(g, 400, "CR without LF");
         return go(g, g->chunk_left ? DATA : TRAILER_START, HTTP_GUARD_KEEP);
@@ -239,6 +246,7 @@ size_t http_guard_chunked(struct http_guard *g, const char *data, size_t bytes, 
             size_t run = bytes - taken < g->chunk_left ? bytes - taken : (size_t)g->chunk_left;
             taken += run;
             g->chunk_left -= run;
+            g->body_room -= run;
             if (!g->chunk_left) g->state = DATA_CR;
             continue;
         }

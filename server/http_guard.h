@@ -20,7 +20,8 @@ struct http_guard {
     bool started;          /* more than whole empty lines before the request line has come */
     uint32_t skipped_bytes; /* chunk extensions and trailers, which nobody reads */
     uint64_t chunk_left;   /* bytes of the current chunk that have not come yet */
-    int status;            /* of a refusal: 400, 431, 505 */
+    uint64_t body_room;    /* bytes that a chunked body may still have; above: 413 */
+    int status;            /* of a refusal: 400, 413, 431, 505 */
     const char *message;   /* static */
 };
 
@@ -35,7 +36,7 @@ enum http_guard_kind {
 /* Bytes that may be spent on extensions and trailers of one body. */
 #define HTTP_GUARD_SKIPPED_MAX 16384
 
-void http_guard_init(struct http_guard *g);
+void http_guard_init(struct http_guard *g, uint64_t max_body_bytes);
 /* Takes a longest prefix of one kind and returns its length; 0 only with BAD or bytes == 0. */
 size_t http_guard_head(struct http_guard *g, const char *data, size_t bytes, enum http_guard_kind *kind);
 /* The same for a chunked body, after the head has ended. */

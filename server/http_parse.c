@@ -325,9 +325,6 @@ static enum http_parse_result feed_chunked(struct http_parse *p, const char *dat
             if (wrong) return refuse(p, 400, wrong);
         }
         *used += n;
-        size_t body_bytes = p->request.body.bytes;
-        if (body_bytes > p->max_body_bytes || p->guard.chunk_left > p->max_body_bytes - body_bytes)
-            return refuse(p, 413, "the body is too large");
         if ((kind == HTTP_GUARD_END) != p->library_done) return refuse(p, 400, "invalid request");
         if (kind == HTTP_GUARD_END) {
             p->phase = COMPLETE;
@@ -346,7 +343,7 @@ struct http_parse *http_parse_open(size_t max_head_bytes, size_t max_body_bytes)
     p->max_head_bytes = max_head_bytes;
     p->max_body_bytes = max_body_bytes;
     p->request.method = p->request.path = p->request.query = "";
-    http_guard_init(&p->guard);
+    http_guard_init(&p->guard, max_body_bytes);
     return p;
 }
 
