@@ -5,6 +5,8 @@
  * that closed, and generating tokens for nobody is the costlier mistake. Only an answer that is already complete is
  * still written out. When pipelined bytes fill the buffer, reading stops, and a sweep asks poll(2) instead. */
 #include <linux/sockios.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -315,6 +317,8 @@ void http__conn_accept(struct http_server *s) {
     if (tcp) {
         uv_tcp_nodelay(&c->h.tcp, 1);
         uv_tcp_keepalive(&c->h.tcp, 1, 60);
+        int fd, most = HTTP_UNSENT_BYTES;
+        if (uv_fileno(&c->h.handle, &fd) == 0) setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &most, sizeof most);
     }
     set_peer(c);
     if (over > 0) {
