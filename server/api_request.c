@@ -317,7 +317,6 @@ static int parse_logprobs(struct api_request *r, int max_logprobs, struct api_er
     int64_t top = -1, prompt = -1;
     int status = 0;
 
-    error->status = 400;
     if (r->kind == API_COMPLETION)
         status = json_get_int(r->tree, name, 0, max_logprobs, &top, err, err_bytes);
     else {
@@ -335,6 +334,7 @@ static int parse_logprobs(struct api_request *r, int max_logprobs, struct api_er
         status = json_get_int(r->tree, name, 0, max_logprobs, &prompt, err, err_bytes);
     }
     if (status) {
+        error->status = 400;
         snprintf(error->param, sizeof error->param, "%s", name);
         return STATUS_INVALID;
     }

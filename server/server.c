@@ -1,0 +1,244 @@
+/* server.c - the server's life: start, the engine's events, signals, the end.
+ *
+ * The end, in this order, each step only once the one before is done: a signal -> no new requests; running ones finish,
+ * or are ended when the drain timeout passes -> no connection is left and no call lives -> the engine is closed, so
+ * that its thread can wake nobody any more -> the handles close, the loop runs out. */
+#include "server/server_internal.h"
+
+#include "kernels/status.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+/* Events taken from the engine before the loop looks after its sockets again. */
+#define EVENTS_PER_TURN 4096
+/* How long ended requests have to get their last bytes out. */
+#define ENDING_MS          2000
+#define MAX_TEMPLATE_BYTES ((size_t)1 << 20)
+
+struct server_options server_default_options(void) {
+    return (struct server_options){
+        .http = http_default_options(),
+        .engine = engine_default_options(),
+        .enable_thinking = -1,
+        .checkpoint_sampling = true,
+        .split_reasoning = true,
+        .stream_interval = 1,
+        .max_requests_in_flight = 4096,
+        .drain_timeout_seconds = 30,
+        .log_requests = true,
+        .log_level = LOG_INFO,
+    };
+}
+
+/* ---- the engine's events --------------------------------------------------------------------------------------------
+ */
+
+static void on_engine(void *arg) { /* on the engine's thread */
+    uv_async_send(arg);
+}
+
+static void on_wake(uv_async_t *wake) {
+    struct server *s = wake->data;
+    struct engine_event event;
+    int n = 0;
+    while (n < EVENTS_PER_TURN && s->engine && engine_poll(s->engine, &event)) {
+        generation_event(&event);
+        n++;
+    }
+    if (n == EVENTS_PER_TURN) uv_async_send(wake);
+    server_check_drained(s);
+}
+
+/* ---- the end --------------------------------------------------------------------------------------------------------
+ */
+
+static void stop(struct server *s) {
+    s->stopped = true;
+    engine_close(s->engine);
+    s->engine = NULL;
+    http_server_close(s->http);
+    uv_close((uv_handle_t *)&s->wake, NULL);
+    uv_close((uv_handle_t *)&s->drain_timer, NULL);
+    for (int i = 0; i < 2; i++) uv_close((uv_handle_t *)&s->signals[i], NULL);
+}
+
+void server_check_drained(struct server *s) {
+    if (s->drained && !s->calls && !s->stopped) stop(s);
+}
+
+static void on_drained(void *user) {
+    struct server *s = user;
+    s->drained = true;
+    server_check_drained(s);
+}
+
+static void on_ending_over(uv_timer_t *timer) {
+    struct server *s = timer->data;
+    http_server_close(s->http);
+}
+
+static void on_drain_timeout(uv_timer_t *timer) {
+    struct server *s = timer->data;
+    s->ending = true;
+    log_message(&s->log, LOG_WARNING, "the drain timeout has passed; %d requests are ended", s->n_in_flight);
+    for (struct call *c = s->calls, *next; c; c = next) {
+        next = c->next;
+        if (c->x && c->n_choices) generation_fail(c, 503, "The server is shutting down.");
+    }
+    uv_timer_start(timer, on_ending_over, ENDING_MS, 0);
+}
+
+static void on_signal(uv_signal_t *handle, int number) {
+    struct server *s = handle->data;
+    if (s->draining) _exit(128 + number);
+    s->draining = true;
+    log_message(&s->log, LOG_INFO, "signal %d: %d requests are in flight; a second signal ends the process at once",
+                number, s->n_in_flight);
+    uv_timer_start(&s->drain_timer, on_drain_timeout, (uint64_t)(1000 * s->options->drain_timeout_seconds), 0);
+    http_server_drain(s->http, on_drained);
+}
+
+/* ---- the start ------------------------------------------------------------------------------------------------------
+ */
+
+/* The template whose text a file holds; NONE if it cannot be read or is not known. */
+static enum chat_template template_by_file(const char *path) {
+    char *text = calloc(1, MAX_TEMPLATE_BYTES + 1);
+    FILE *f = fopen(path, "r");
+    CHECK(text);
+    if (f && fread(text, 1, MAX_TEMPLATE_BYTES, f) == 0) text[0] = 0;
+    if (f) fclose(f);
+    enum chat_template found = chat_template_detect(text);
+    free(text);
+    return found;
+}
+
+static int choose_template(struct server *s, char *err, size_t err_bytes) {
+    const char *name = s->options->chat_template;
+    s->chat_template = s->info->chat_template;
+    if (!name) return 0;
+    s->chat_template = chat_template_by_name(name);
+    if (s->chat_template == CHAT_TEMPLATE_NONE) s->chat_template = template_by_file(name);
+    if (s->chat_template != CHAT_TEMPLATE_NONE) return 0;
+    return fail(err, err_bytes, STATUS_INVALID,
+                "--chat-template: expected qwen2.5, qwen3, qwen3-thinking, qwen3-nonthinking or a file that holds the "
+                "text of one of them, found \"%s\"",
+                name);
+}
+
+static void set_defaults(struct server *s) {
+    const struct server_options *o = s->options;
+    s->names = o->n_served_names ? o->served_names : &o->engine.model;
+    s->n_names = o->n_served_names ? o->n_served_names : 1;
+    s->tokenizer = engine_tokenizer(s->engine);
+    s->think_open = tokenizer_id(s->tokenizer, "<think>", 7);
+    s->think_close = tokenizer_id(s->tokenizer, "</think>", 8);
+    s->created = (int64_t)time(NULL);
+    s->defaults = (struct api_defaults){
+        .sampling = o->checkpoint_sampling ? sampling_from_generation_config(&s->info->generation) : sampling_default(),
+        .max_logprobs = s->info->max_logprobs,
+        .vocab = s->info->model.vocab,
+        .enable_thinking = o->enable_thinking,
+        .force_include_usage = o->force_include_usage,
+    };
+}
+
+static double unix_seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+/* "14.2 GiB" */
+static const char *show_bytes(size_t bytes, char buffer[32]) {
+    double gib = (double)bytes / 0x1p30;
+    snprintf(buffer, 32, gib >= 1 ? "%.1f GiB" : "%.1f MiB", gib >= 1 ? gib : gib * 1024);
+    return buffer;
+}
+
+static void announce(struct server *s, double seconds) {
+    const struct http_options *h = &s->options->http;
+    char address[160], kv[32], weights[32];
+    if (h->uds)
+        snprintf(address, sizeof address, "unix:%s", h->uds);
+    else
+        snprintf(address, sizeof address, strchr(h->host, ':') ? "http://[%s]:%d" : "http://%s:%d", h->host,
+                 http_port(s->http));
+    log_message(&s->log, LOG_INFO,
+                "ready in %.2f s: %s serves %s (%s weights, %s for KV: %lld tokens, max-model-len %d, %s)", seconds,
+                address, s->names[0], show_bytes(s->info->weight_bytes, weights), show_bytes(s->info->kv_bytes, kv),
+                (long long)s->info->n_blocks * s->info->block_size, s->info->max_model_len, s->info->backend);
+    if (s->chat_template == CHAT_TEMPLATE_NONE)
+        log_message(&s->log, LOG_WARNING,
+                    "the checkpoint's chat template is not known: chat requests are refused; "
+                    "--chat-template names one");
+}
+
+static int open_http(struct server *s, char *err, size_t err_bytes) {
+    struct http_options http = s->options->http;
+    http.error_body = call_error_body;
+    int status = http_server_open(&s->http, &s->loop, &http, routes_handle, s, err, err_bytes);
+    if (status) return status;
+    http_set_done(s->http, call_done);
+    return 0;
+}
+
+static void open_handles(struct server *s) {
+    static const int numbers[2] = {SIGINT, SIGTERM};
+    CHECK_EQ(uv_async_init(&s->loop, &s->wake, on_wake), 0);
+    CHECK_EQ(uv_timer_init(&s->loop, &s->drain_timer), 0);
+    s->wake.data = s->drain_timer.data = s;
+    for (int i = 0; i < 2; i++) {
+        CHECK_EQ(uv_signal_init(&s->loop, &s->signals[i]), 0);
+        s->signals[i].data = s;
+        CHECK_EQ(uv_signal_start(&s->signals[i], on_signal, numbers[i]), 0);
+    }
+}
+
+/* Everything that can fail; `*s` is zero but for its options. */
+static int start(struct server *s, char *err, size_t err_bytes) {
+    const struct server_options *o = s->options;
+    int status = auth_open(&s->auth, o->api_keys, o->n_api_keys, o->api_key_file, err, err_bytes);
+    if (!status) status = engine_open(&s->engine, &o->engine, err, err_bytes);
+    if (status) return status;
+    s->info = engine_info(s->engine);
+    status = choose_template(s, err, err_bytes);
+    if (status) return status;
+    set_defaults(s);
+    return open_http(s, err, err_bytes);
+}
+
+int server_run(const struct server_options *options, char *err, size_t err_bytes) {
+    struct server s = {
+        .options = options,
+        .log = {.to = stderr,
+                .json = options->log_json,
+                .level = options->log_level,
+                .no_requests = !options->log_requests},
+    };
+    double began = unix_seconds();
+    signal(SIGPIPE, SIG_IGN);
+    CHECK_EQ(uv_loop_init(&s.loop), 0);
+    int status = start(&s, err, err_bytes);
+    if (!status) {
+        s.metrics = metrics_open(s.names[0]);
+        open_handles(&s);
+        engine_set_wake(s.engine, on_engine, &s.wake);
+        s.ready_seconds = unix_seconds();
+        announce(&s, s.ready_seconds - began);
+    }
+    uv_run(&s.loop, UV_RUN_DEFAULT); /* after a failed start: closes what was opened */
+    if (!status) log_message(&s.log, LOG_INFO, "stopped");
+    http_server_free(s.http);
+    engine_close(s.engine);
+    metrics_close(s.metrics);
+    auth_close(s.auth);
+    out_deinit(&s.scratch);
+    CHECK_EQ(uv_loop_close(&s.loop), 0);
+    return status;
+}
