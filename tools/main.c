@@ -7,7 +7,16 @@
 #include <stdio.h>
 #include <string.h>
 
-#define COMMANDS(X) X(key, "make an API key and its line for --api-key-file")
+#define COMMANDS(X)                                                                                                    \
+    X(serve, "serve a model over HTTP with OpenAI's API")                                                              \
+    X(chat, "talk with a model in the terminal")                                                                       \
+    X(generate, "continue one prompt")                                                                                 \
+    X(pull, "download a model from a Hugging Face hub")                                                                \
+    X(inspect, "check a checkpoint and print what it is")                                                              \
+    X(tokenize, "text to token ids and back")                                                                          \
+    X(logits, "write the logits of token ids to a file")                                                               \
+    X(perplexity, "measure the perplexity of a text")                                                                  \
+    X(key, "make an API key and its line for --api-key-file")
 
 #define X(name, summary) int cmd_##name(int argc, char **argv);
 COMMANDS(X)

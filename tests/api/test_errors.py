@@ -67,7 +67,7 @@ def test_body_above_the_bound(server):
 
 def test_too_many_requests(start, specification):
     """With a bound on the queue the surplus is refused at once, and the others are served."""
-    server = start("--max-num-seqs", "1", "--max-waiting", "2")
+    server = start("--max-num-seqs", "1", "--max-requests-queued", "2")
     api = Api(server, specification)
     streams = []
     with pytest.raises(openai.RateLimitError) as e:

@@ -28,6 +28,7 @@ static int parse(struct api_request *r, enum api_kind kind, const char *body, st
 static void must_parse(struct api_request *r, enum api_kind kind, const char *body) {
     struct api_error error;
     cr_assert_eq(parse(r, kind, body, &error), 0, "%s: %s", body, error.message);
+    cr_assert_eq(error.status, 0);
 }
 
 /* {"messages": ..., FIELDS} or {"prompt": ..., FIELDS} */
