@@ -71,10 +71,11 @@ def test_max_completion_tokens(api):
 
 
 def test_n(api):
-    answer = api.chat(QUESTION, n=3, seed=5, max_tokens=24, extra={"ignore_eos": True})
+    hot = dict(n=3, seed=5, max_tokens=24, temperature=2, top_p=1, extra={"ignore_eos": True, "top_k": -1})
+    answer = api.chat(QUESTION, **hot)
     assert [c.index for c in answer.choices] == [0, 1, 2] and answer.usage.completion_tokens == 72
     assert len({c.message.content for c in answer.choices}) > 1, "three samples, one text"
-    again = api.chat(QUESTION, n=3, seed=5, max_tokens=24, extra={"ignore_eos": True})
+    again = api.chat(QUESTION, **hot)
     assert [c.message.content for c in again.choices] == [c.message.content for c in answer.choices]
     answer = api.chat(QUESTION, n=2, **greedy(8))
     assert answer.choices[0].message.content == answer.choices[1].message.content

@@ -5,7 +5,7 @@ import json
 import openai
 import pytest
 
-from conftest import NAME, Api
+from conftest import NAME, Api, assert_idle
 
 
 def body_of(error, kind, code):
@@ -24,7 +24,7 @@ def test_unknown_model(api):
 
 def test_prompt_that_is_too_long(api, letters):
     ids = letters * 100  # 2,700 tokens, 2,048 fit
-    for call, prompt in ((api.complete, ids), (api.chat, "ab cd ef " * 400)):
+    for call, prompt in ((api.complete, ids), (api.chat, "ab cd ef " * 4000)):
         for stream in (False, True):
             with pytest.raises(openai.BadRequestError) as e:
                 list(call(prompt, max_tokens=4, stream=stream))
@@ -81,6 +81,7 @@ def test_too_many_requests(start, specification):
     assert 1 <= len(streams) <= 4
     for s in streams:
         s.close()
+    assert_idle(server)
     assert api.complete("a", max_tokens=2).usage.completion_tokens >= 1
 
 
