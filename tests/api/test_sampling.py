@@ -37,7 +37,7 @@ def test_logit_bias(api, letters):
 
 def test_allowed_token_ids(api, letters):
     out = text(api, extra={"allowed_token_ids": letters[:3]}, seed=2, temperature=1.5, max_tokens=60)
-    assert len(out) == 60 and set(out) == set("abc")
+    assert len(out) == 60 and set(out) <= set("abc")
 
 
 def test_penalties(api, letters):
