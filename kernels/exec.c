@@ -10,7 +10,9 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
-extern const struct kernel_ops cpu_ops_x86_64_v2, cpu_ops_x86_64_v3, cpu_ops_x86_64_v4;
+#include <sys/syscall.h>
+#include <unistd.h>
+extern const struct kernel_ops cpu_ops_x86_64_v2, cpu_ops_x86_64_v3, cpu_ops_x86_64_v4, cpu_ops_x86_64_amx;
 #else
 extern const struct kernel_ops cpu_ops_native;
 #endif
@@ -18,6 +20,17 @@ extern const struct kernel_ops cpu_ops_native;
 /* ---- which table ------------------------------------------------------------------------------------------------ */
 
 #define MAX_TABLES 8
+
+#if defined(TANDEM_AMX)
+/* The matrix unit needs the kernel's permission to grow each thread's saved state; it is given once per process. */
+static bool have_amx(void) {
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    bool amx_bf16 = d >> 22 & 1, amx_tile = d >> 24 & 1;
+    return amx_bf16 && amx_tile && !syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA);
+}
+#endif
 
 /* Fills tables with those that this processor can run, best first. */
 static int usable_tables(const struct kernel_ops *tables[MAX_TABLES]) {
@@ -28,6 +41,9 @@ static int usable_tables(const struct kernel_ops *tables[MAX_TABLES]) {
     bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
               __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
               __builtin_cpu_supports("avx512vl");
+#if defined(TANDEM_AMX)
+    if (v4 && have_amx()) tables[n++] = &cpu_ops_x86_64_amx;
+#endif
     if (v4) tables[n++] = &cpu_ops_x86_64_v4;
     if (v3) tables[n++] = &cpu_ops_x86_64_v3;
     if (__builtin_cpu_supports("sse4.2")) tables[n++] = &cpu_ops_x86_64_v2;
@@ -81,9 +97,6 @@ int exec_open(struct exec **out, const struct exec_options *options, char *err, 
     e->options = *options;
     e->options.backend = ops->name;
     if (e->options.n_threads <= 0) e->options.n_threads = usable_cores();
-#ifndef _OPENMP
-    e->options.n_threads = 1;
-#endif
     int status = ops->open(e, err, err_bytes);
     if (status) {
         exec_close(e);

@@ -23,16 +23,29 @@ INLINE void silu_mul_row(char *out, const char *gate, int F, float *pad, enum dt
     row_narrow_as(out + i * b, pad, (size_t)rest, act);
 }
 
+struct silu {
+    struct exec *e;
+    char *out;
+    const char *gate_up;
+    int F;
+};
+
+static void silu_mul_rows(void *arg, struct share *share) {
+    const struct silu *o = arg;
+    enum dtype act = o->e->options.dtype;
+    size_t row = (size_t)o->F * dtype_bytes(act);
+    float *pad = scratch_of(o->e, share);
+    for (int first, last; threads_take(share, &first, &last);)
+        for (int t = first; t < last; t++) {
+            char *y = o->out + t * row;
+            const char *g = o->gate_up + 2 * t * row;
+            if (act == DTYPE_BF16) silu_mul_row(y, g, o->F, pad, DTYPE_BF16);
+            else if (act == DTYPE_F16) silu_mul_row(y, g, o->F, pad, DTYPE_F16);
+            else silu_mul_row(y, g, o->F, pad, DTYPE_F32);
+        }
+}
+
 void CPU(silu_mul)(struct exec *e, void *out, const void *gate_up, int T, int F) {
-    enum dtype act = e->options.dtype;
-    size_t row = (size_t)F * dtype_bytes(act);
-#pragma omp parallel for num_threads(threads_if(e, 4 * (int64_t)T * F)) schedule(static)
-    for (int t = 0; t < T; t++) {
-        char *y = (char *)out + t * row;
-        const char *g = (const char *)gate_up + 2 * t * row;
-        float *pad = thread_scratch(e);
-        if (act == DTYPE_BF16) silu_mul_row(y, g, F, pad, DTYPE_BF16);
-        else if (act == DTYPE_F16) silu_mul_row(y, g, F, pad, DTYPE_F16);
-        else silu_mul_row(y, g, F, pad, DTYPE_F32);
-    }
+    struct silu o = {.e = e, .out = out, .gate_up = gate_up, .F = F};
+    parallel(e, T, rows_per_part(4 * F), silu_mul_rows, &o); /* an exponential and a division count for some */
 }

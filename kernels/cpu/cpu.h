@@ -1,62 +1,49 @@
 /* cpu.h - private to kernels/cpu: the state of a CPU exec, its threads, and the ops of one instruction set.
  *
  * Every file in this folder is compiled once per instruction set, with KERNELS_ISA naming it; CPU(f) is f's symbol in
- * this copy. Work is divided among OpenMP threads by output element, so which thread computes an element, and how many
- * there are, never changes its bits. */
+ * this copy. Work is divided among threads by output element, so which thread computes an element, and how many there
+ * are, never changes its bits. */
 #pragma once
 
 #include "kernels/cpu/simd.h"
 #include "kernels/ops.h"
-
-#ifdef _OPENMP
-#include <omp.h>
-#endif
+#include "kernels/threads.h"
 
 #define CPU__PASTE(f, isa) cpu_##f##_##isa
 #define CPU__EXPAND(f, isa) CPU__PASTE(f, isa)
 #define CPU(f) CPU__EXPAND(f, KERNELS_ISA)
 
-/* Rows of fp32 scratch are padded to whole vectors and a bit more, so that kernels may load past the end. */
+/* Rows of fp32 scratch are padded with at least 64 floats, so that kernels may work in whole vectors. */
 #define ROW_FLOATS(n) round_up((size_t)(n) + 64, 64)
 
 enum {
-    X_ROWS = 64,          /* tokens whose inputs linear() holds in fp32 at a time */
-    MIN_ELEMENTS = 16384, /* below this, an elementwise op costs less than waking the other threads */
+    X_ROWS = 64,         /* tokens whose inputs linear() holds in fp32 at a time; twice as many in bf16 */
+    PART_ELEMENTS = 8192 /* of an elementwise op, a few microseconds: less is not worth another thread's attention */
 };
 
 struct cpu {
-    size_t row_floats;    /* of max_width */
-    size_t vocab_floats;  /* of the vocabulary */
-    size_t kv_floats;     /* of max_kv_len */
-    size_t thread_floats; /* of one thread's scratch */
-    float *x;             /* [X_ROWS, row_floats] */
-    float *threads;       /* [n_threads, thread_floats] */
+    struct threads *threads;
+    size_t row_floats;     /* of max_width */
+    size_t vocab_floats;   /* of the vocabulary */
+    size_t scratch_floats; /* of one thread */
+    float *x;              /* [X_ROWS, row_floats]: linear's input */
+    float *scratch;        /* [n_threads, scratch_floats] */
+    int32_t *units;        /* [max_tokens + 1]: attention's work, counted up over the sequences */
 };
 
 static inline struct cpu *cpu_of(struct exec *e) { return e->state; }
 
-static inline int thread_id(void) {
-#ifdef _OPENMP
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
+/* Runs body over the items 0 .. n-1, at most `grain` at a time (threads.h). */
+static inline void parallel(struct exec *e, int n, int grain, threads_body *body, void *arg) {
+    threads_run(cpu_of(e)->threads, n, grain, body, arg);
 }
 
-/* This thread's scratch, inside a parallel region of the exec. */
-static inline float *thread_scratch(struct exec *e) {
-    struct cpu *s = cpu_of(e);
-    return s->threads + (size_t)thread_id() * s->thread_floats;
-}
+/* Rows of `width` elements that make one part of an elementwise op. */
+static inline int rows_per_part(int width) { return PART_ELEMENTS / width + 1; }
 
-/* Threads for n independent pieces of work. */
-static inline int threads_for(const struct exec *e, int64_t n) {
-    return n < e->options.n_threads ? (n < 1 ? 1 : (int)n) : e->options.n_threads;
-}
-
-/* Threads for an elementwise op on `elements`. */
-static inline int threads_if(const struct exec *e, int64_t elements) {
-    return elements < MIN_ELEMENTS ? 1 : e->options.n_threads;
+/* This thread's scratch, inside a body. */
+static inline float *scratch_of(struct exec *e, const struct share *share) {
+    return cpu_of(e)->scratch + (size_t)threads_id(share) * cpu_of(e)->scratch_floats;
 }
 
 /* ---- where a token's K and V are --------------------------------------------------------------------------------- */
@@ -99,6 +86,13 @@ void CPU(add)(struct exec *e, void *residual, const void *h, int T, int C);
 void CPU(sample)(struct exec *e, int32_t *ids, const float *logits, const struct sample_params *params, int R, int V);
 void CPU(token_logprobs)(struct exec *e, struct token_logprob *out, int stride, const float *logits,
                          const int32_t *targets, const int *n_top, int R, int V);
+
+/* linear_amx.c: linear of bf16 weights and activations; y of yt. Only where the instruction set has it. */
+void CPU(linear_amx)(struct exec *e, void *y, enum dtype yt, const void *x, const struct matrix *w, const void *bias,
+                     int T);
+
+/* attention.c: floats of scratch that one thread needs for heads of so many dimensions. */
+size_t CPU(attention_floats)(int max_head_dim);
 
 /* norm.c: out = round(x * rsqrt(mean(x^2) + eps)) * weight, in fp32; x [C] is padded with zeros to a whole vector. */
 void CPU(norm_row)(float *out, const float *x, const void *weight, int C, float eps, enum dtype act);

@@ -4,32 +4,47 @@
  * A copy where the formats agree, else a widening and one rounding. Reads and writes C elements a row. */
 #include "kernels/cpu/cpu.h"
 
+struct gather {
+    struct exec *e;
+    char *out;
+    const char *from;
+    const int32_t *rows;
+    size_t C;
+    enum dtype from_dtype;
+};
+
+static void gather(void *arg, struct share *share) {
+    const struct gather *o = arg;
+    enum dtype act = o->e->options.dtype;
+    size_t in = o->C * dtype_bytes(o->from_dtype), out = o->C * dtype_bytes(act);
+    float *row = scratch_of(o->e, share);
+    for (int first, last; threads_take(share, &first, &last);)
+        for (int t = first; t < last; t++) {
+            const char *from = o->from + (size_t)o->rows[t] * in;
+            if (o->from_dtype == act) {
+                memcpy(o->out + t * out, from, out);
+                continue;
+            }
+            row_widen(row, from, o->C, o->from_dtype);
+            row_narrow(o->out + t * out, row, o->C, act);
+        }
+}
+
 void CPU(embed)(struct exec *e, void *x, const int32_t *tokens, const struct matrix *table, int T) {
-    enum dtype act = e->options.dtype;
-    size_t C = (size_t)table->cols, in = C * dtype_bytes(table->dtype), out = C * dtype_bytes(act);
+    struct gather o = {.e = e, .out = x, .from = table->data, .rows = tokens, .C = (size_t)table->cols,
+                       .from_dtype = table->dtype};
     for (int t = 0; t < T; t++) {
         CHECK_LE(0, tokens[t]);
         CHECK_LT(tokens[t], table->rows);
     }
-#pragma omp parallel for num_threads(threads_if(e, (int64_t)T * table->cols)) schedule(static)
-    for (int t = 0; t < T; t++) {
-        const char *from = (const char *)table->data + (size_t)tokens[t] * in;
-        char *to = (char *)x + t * out;
-        if (table->dtype == act) {
-            memcpy(to, from, out);
-            continue;
-        }
-        float *row = thread_scratch(e);
-        row_widen(row, from, C, table->dtype);
-        row_narrow(to, row, C, act);
-    }
+    parallel(e, T, rows_per_part(table->cols), gather, &o);
 }
 
 void CPU(gather_rows)(struct exec *e, void *out, const void *x, const int32_t *rows, int R, int C) {
-    size_t bytes = (size_t)C * dtype_bytes(e->options.dtype);
+    struct gather o = {.e = e, .out = out, .from = x, .rows = rows, .C = (size_t)C, .from_dtype = e->options.dtype};
     for (int r = 0; r < R; r++) {
         CHECK_LE(0, rows[r]);
         CHECK_LT(rows[r], e->options.max_tokens);
-        memcpy((char *)out + r * bytes, (const char *)x + (size_t)rows[r] * bytes, bytes);
     }
+    parallel(e, R, rows_per_part(C), gather, &o);
 }

@@ -1,91 +1,155 @@
-/* linear.c - y = x W' + b: the matrix product that nearly all time goes to.
+/* linear.c - y = x W' + b: the matrix product that nearly all time goes to, in vectors of fp32.
  *
  *     y[t, n] = sum over k of x[t, k] w[n, k] + b[n]           x [T, K], w [N, K], y [T, N]
  *
- * Order: lane j of LANES sums k = j, j + LANES, j + 2 LANES, ... by fused multiply-add in fp32; the lanes are folded as
- * a fixed tree (vf_sum). A row's tail is padded with zeros. Whatever the tile an element is computed in, this is its
- * order, so tiles may be chosen by speed alone.
+ * Order: lane j of LANES sums k = j, j + LANES, j + 2 LANES, ... by multiply-add in fp32; the lanes are folded as a
+ * fixed tree (vf_sum). A row's tail is padded with zeros. Whatever tile an element is computed in, this is its order,
+ * so tiles are chosen by speed alone: 1 token and LANES rows, 2 and LANES / 2, 4 and LANES / 4, always LANES sums.
  *
- * x is widened to fp32 once (X_ROWS tokens at a time), the weights as they are read. Threads divide N: each weight is
- * read by one thread, once per X_ROWS tokens. Bytes: N K of the weights' format; FLOP: 2 T N K. */
+ * x is widened to fp32 once per X_ROWS tokens. Weights are widened as they are read; for more tokens than PANEL_TOKENS
+ * they are widened once into a panel of LANES rows, which all tokens then share.
+ *
+ * Threads divide N: each weight is read by one thread, once per X_ROWS tokens. Bytes: N K of the weights' format;
+ * FLOP: 2 T N K. */
 #include "kernels/cpu/cpu.h"
 
-enum { N_TILE = 4, T_TILE = 4 };
+enum {
+    PANEL_TOKENS = 4,        /* up to here weights are widened anew for each tile of tokens */
+    PART_BYTES = 128 * 1024, /* of weights that a thread takes at a time, at least */
+};
 
-/* out[t * N_TILE + n] = row t of x times row n of w. */
-INLINE void tile(float *out, const float *x, size_t x_stride, const char *w, size_t w_bytes, int K, enum dtype wt,
-                 const int n_t, const int n_n) {
+struct product {
+    struct exec *e;
+    const char *x; /* [T, K] act, the chunk's */
+    int T;
+    const struct matrix *w;
+    char *y; /* [T, N] of yt, the chunk's */
+    enum dtype yt;
+    const void *bias; /* [N] act or NULL */
+    size_t stride;    /* of x in fp32, padded with zeros */
+};
+
+/* ---- tiles ------------------------------------------------------------------------------------------------------- */
+
+/* n_t tokens times LANES / n_t rows of w: sum (t, n) of the tile at lane t * (LANES / n_t) + n. Row n is at w[n]. */
+INLINE vf tile(const float *x, size_t stride, const char *const *w, int K, enum dtype wt, const int n_t) {
+    const int n_n = LANES / n_t;
     size_t b = dtype_bytes(wt);
-    vf acc[T_TILE][N_TILE];
-    for (int t = 0; t < n_t; t++)
-        for (int n = 0; n < n_n; n++) acc[t][n] = (vf){0};
+    vf acc[LANES];
+    for (int i = 0; i < LANES; i++) acc[i] = (vf){0};
     int k = 0;
-    for (; k + LANES <= K; k += LANES)
+    for (; k + LANES <= K; k += LANES) {
+        vf xk[4];
+        for (int t = 0; t < n_t; t++) xk[t] = vf_load(x + t * stride + k);
+#pragma GCC unroll 16
         for (int n = 0; n < n_n; n++) {
-            vf v = vf_widen(w + n * w_bytes + k * b, wt);
-            for (int t = 0; t < n_t; t++) acc[t][n] += vf_load(x + t * x_stride + k) * v;
+            vf v = vf_widen(w[n] + k * b, wt);
+            for (int t = 0; t < n_t; t++) acc[t * n_n + n] += xk[t] * v;
         }
+    }
     if (k < K)
         for (int n = 0; n < n_n; n++) {
             float pad[LANES] = {0};
-            row_widen_as(pad, w + n * w_bytes + k * b, (size_t)(K - k), wt);
-            for (int t = 0; t < n_t; t++) acc[t][n] += vf_load(x + t * x_stride + k) * vf_load(pad);
+            row_widen_as(pad, w[n] + k * b, (size_t)(K - k), wt);
+            for (int t = 0; t < n_t; t++) acc[t * n_n + n] += vf_load(x + t * stride + k) * vf_load(pad);
         }
-    for (int t = 0; t < n_t; t++)
-        for (int n = 0; n < n_n; n++) out[t * N_TILE + n] = vf_sum(acc[t][n]);
+    return vf_sum_each(acc);
 }
 
-/* Rows n0 .. n1-1 of w for the T tokens of x. */
-INLINE void rows(void *y, enum dtype yt, size_t N, const float *x, size_t x_stride, int T, const struct matrix *w,
-                 enum dtype wt, const void *bias, enum dtype act, int n0, int n1) {
-    size_t w_bytes = (size_t)w->cols * dtype_bytes(wt), yb = dtype_bytes(yt);
-    for (int n = n0; n < n1; n += N_TILE) {
-        int n_n = n1 - n < N_TILE ? n1 - n : N_TILE;
-        const char *wn = (const char *)w->data + (size_t)n * w_bytes;
-        for (int t = 0; t < T; t += T_TILE) {
-            int n_t = T - t < T_TILE ? T - t : T_TILE;
-            float out[T_TILE * N_TILE];
-            const float *xt = x + t * x_stride;
-            if (n_t == T_TILE && n_n == N_TILE) tile(out, xt, x_stride, wn, w_bytes, w->cols, wt, T_TILE, N_TILE);
-            else if (n_n == N_TILE)
-                for (int i = 0; i < n_t; i++)
-                    tile(out + i * N_TILE, xt + i * x_stride, x_stride, wn, w_bytes, w->cols, wt, 1, N_TILE);
-            else
-                for (int i = 0; i < n_t; i++)
-                    for (int j = 0; j < n_n; j++)
-                        tile(out + i * N_TILE + j, xt + i * x_stride, x_stride, wn + j * w_bytes, w_bytes, w->cols, wt,
-                             1, 1);
-            for (int i = 0; i < n_t; i++)
-                for (int j = 0; j < n_n; j++) {
-                    float v = out[i * N_TILE + j];
-                    if (bias) v += f32_widen((const char *)bias + (size_t)(n + j) * dtype_bytes(act), act);
-                    f32_narrow((char *)y + ((size_t)(t + i) * N + n + j) * yb, v, yt);
-                }
+/* out[t][i] = token t times row i of w, i < LANES, for all T tokens. */
+INLINE void tiles(float (*out)[LANES], const float *x, size_t stride, int T, const char *const w[LANES], int K,
+                  enum dtype wt) {
+    for (int t = 0, n_t; t < T; t += n_t) {
+        n_t = T - t >= 4 ? 4 : T - t >= 2 ? 2 : 1;
+        const float *xt = x + t * stride;
+        int n_n = LANES / n_t;
+        for (int i = 0; i < LANES; i += n_n) {
+            float sums[LANES];
+            vf_store(sums, n_t == 4   ? tile(xt, stride, w + i, K, wt, 4)
+                           : n_t == 2 ? tile(xt, stride, w + i, K, wt, 2)
+                                      : tile(xt, stride, w + i, K, wt, 1));
+            for (int j = 0; j < n_t; j++) memcpy(&out[t + j][i], sums + j * n_n, (size_t)n_n * sizeof(float));
         }
     }
 }
 
+/* ---- LANES rows of w for all tokens ------------------------------------------------------------------------------- */
+
+static void write_rows(const struct product *o, float (*out)[LANES], int n) {
+    size_t N = (size_t)o->w->rows, n_n = N - (size_t)n < LANES ? N - (size_t)n : LANES, b = dtype_bytes(o->yt);
+    enum dtype act = o->e->options.dtype;
+    float bias[LANES] = {0};
+    if (o->bias) row_widen(bias, (const char *)o->bias + (size_t)n * dtype_bytes(act), n_n, act);
+    for (int t = 0; t < o->T; t++) {
+        if (o->bias) vf_store(out[t], vf_load(out[t]) + vf_load(bias));
+        row_narrow(o->y + ((size_t)t * N + (size_t)n) * b, out[t], n_n, o->yt);
+    }
+}
+
+static void product_rows(void *arg, struct share *share) {
+    const struct product *o = arg;
+    const struct matrix *m = o->w;
+    int K = m->cols;
+    size_t w_bytes = (size_t)K * dtype_bytes(m->dtype);
+    const float *x = cpu_of(o->e)->x;
+    float *panel = scratch_of(o->e, share); /* [LANES, stride] */
+    for (int first, last; threads_take(share, &first, &last);)
+        for (int block = first; block < last; block++) {
+            const char *w[LANES];
+            float out[X_ROWS][LANES];
+            for (int i = 0; i < LANES; i++) { /* rows that do not exist: the last one again, not written */
+                int n = block * LANES + i < m->rows ? block * LANES + i : m->rows - 1;
+                w[i] = (const char *)m->data + (size_t)n * w_bytes;
+            }
+            if (o->T > PANEL_TOKENS && m->dtype != DTYPE_F32) {
+                for (int i = 0; i < LANES; i++) {
+                    row_widen(panel + i * o->stride, w[i], (size_t)K, m->dtype);
+                    w[i] = (const char *)(panel + i * o->stride);
+                }
+                tiles(out, x, o->stride, o->T, w, K, DTYPE_F32);
+            } else if (m->dtype == DTYPE_BF16) {
+                tiles(out, x, o->stride, o->T, w, K, DTYPE_BF16);
+            } else if (m->dtype == DTYPE_F16) {
+                tiles(out, x, o->stride, o->T, w, K, DTYPE_F16);
+            } else {
+                tiles(out, x, o->stride, o->T, w, K, DTYPE_F32);
+            }
+            write_rows(o, out, block * LANES);
+        }
+}
+
+/* ---- the op ------------------------------------------------------------------------------------------------------ */
+
+static void widen_tokens(void *arg, struct share *share) {
+    const struct product *o = arg;
+    enum dtype act = o->e->options.dtype;
+    size_t K = (size_t)o->w->cols;
+    for (int first, last; threads_take(share, &first, &last);)
+        for (int t = first; t < last; t++) {
+            float *row = cpu_of(o->e)->x + t * o->stride;
+            row_widen(row, o->x + (size_t)t * K * dtype_bytes(act), K, act);
+            memset(row + K, 0, (o->stride - K) * sizeof *row);
+        }
+}
+
 static void run(struct exec *e, void *y, enum dtype yt, const void *x, const struct matrix *w, const void *bias,
                 int T) {
-    struct cpu *s = cpu_of(e);
     enum dtype act = e->options.dtype;
-    size_t K = (size_t)w->cols, N = (size_t)w->rows, stride = ROW_FLOATS(K);
-    for (int t0 = 0; t0 < T; t0 += X_ROWS) {
-        int n_t = T - t0 < X_ROWS ? T - t0 : X_ROWS;
-#pragma omp parallel for num_threads(threads_if(e, (int64_t)n_t * K)) schedule(static)
-        for (int t = 0; t < n_t; t++) {
-            row_widen(s->x + t * stride, (const char *)x + (t0 + t) * K * dtype_bytes(act), K, act);
-            memset(s->x + t * stride + K, 0, (stride - K) * sizeof(float));
-        }
-        void *yt0 = (char *)y + t0 * N * dtype_bytes(yt);
-        int n_blocks = (int)((N + 15) / 16);
-#pragma omp parallel for num_threads(threads_if(e, (int64_t)(N * K))) schedule(static)
-        for (int i = 0; i < n_blocks; i++) {
-            int n0 = i * 16, n1 = n0 + 16 < (int)N ? n0 + 16 : (int)N;
-            if (w->dtype == DTYPE_BF16) rows(yt0, yt, N, s->x, stride, n_t, w, DTYPE_BF16, bias, act, n0, n1);
-            else if (w->dtype == DTYPE_F16) rows(yt0, yt, N, s->x, stride, n_t, w, DTYPE_F16, bias, act, n0, n1);
-            else rows(yt0, yt, N, s->x, stride, n_t, w, DTYPE_F32, bias, act, n0, n1);
-        }
+#ifdef __AMX_BF16__
+    if (w->dtype == DTYPE_BF16 && act == DTYPE_BF16) {
+        CPU(linear_amx)(e, y, yt, x, w, bias, T);
+        return;
+    }
+#endif
+    size_t x_bytes = (size_t)w->cols * dtype_bytes(act), y_bytes = (size_t)w->rows * dtype_bytes(yt);
+    int n_blocks = (w->rows + LANES - 1) / LANES, even = n_blocks / e->options.n_threads;
+    int grain = (int)(PART_BYTES / (LANES * (size_t)w->cols * dtype_bytes(w->dtype))) + 1;
+    if (grain > even) grain = even + !even;
+    for (int t = 0; t < T; t += X_ROWS) {
+        struct product o = {.e = e, .x = (const char *)x + t * x_bytes, .T = T - t < X_ROWS ? T - t : X_ROWS, .w = w,
+                            .y = (char *)y + t * y_bytes, .yt = yt, .bias = bias, .stride = ROW_FLOATS(w->cols)};
+        parallel(e, o.T, rows_per_part(w->cols), widen_tokens, &o);
+        parallel(e, n_blocks, grain, product_rows, &o);
     }
 }
 

@@ -40,45 +40,50 @@ static void load_row(float *x, const void *row, int C, enum dtype act) {
     memset(x + C, 0, (ROW_FLOATS(C) - (size_t)C) * sizeof *x);
 }
 
-void CPU(rms_norm)(struct exec *e, void *out, const void *h, const void *weight, int T, int C, float eps) {
-    enum dtype act = e->options.dtype;
+struct norm {
+    struct exec *e;
+    char *out;
+    const char *h;
+    char *residual;     /* NULL: norm of h alone */
+    const void *weight; /* NULL: the add alone, out unused */
+    int C;
+    float eps;
+};
+
+static void norm_rows(void *arg, struct share *share) {
+    const struct norm *o = arg;
+    enum dtype act = o->e->options.dtype;
+    int C = o->C;
     size_t row = (size_t)C * dtype_bytes(act);
-#pragma omp parallel for num_threads(threads_if(e, (int64_t)T * C)) schedule(static)
-    for (int t = 0; t < T; t++) {
-        float *x = thread_scratch(e);
-        load_row(x, (const char *)h + t * row, C, act);
-        CPU(norm_row)(x, x, weight, C, eps, act);
-        row_narrow((char *)out + t * row, x, (size_t)C, act);
-    }
+    float *x = scratch_of(o->e, share), *y = x + cpu_of(o->e)->row_floats;
+    for (int first, last; threads_take(share, &first, &last);)
+        for (int t = first; t < last; t++) {
+            load_row(x, o->h + t * row, C, act);
+            if (o->residual) {
+                char *r = o->residual + t * row;
+                row_widen(y, r, (size_t)C, act);
+                for (int i = 0; i < C; i++) y[i] += x[i];
+                row_narrow(r, y, (size_t)C, act);
+                if (o->weight) load_row(x, r, C, act);
+            }
+            if (!o->weight) continue;
+            CPU(norm_row)(x, x, o->weight, C, o->eps, act);
+            row_narrow(o->out + t * row, x, (size_t)C, act);
+        }
+}
+
+void CPU(rms_norm)(struct exec *e, void *out, const void *h, const void *weight, int T, int C, float eps) {
+    struct norm o = {.e = e, .out = out, .h = h, .weight = weight, .C = C, .eps = eps};
+    parallel(e, T, rows_per_part(C), norm_rows, &o);
 }
 
 void CPU(add_rms_norm)(struct exec *e, void *out, const void *h, void *residual, const void *weight, int T, int C,
                        float eps) {
-    enum dtype act = e->options.dtype;
-    size_t row = (size_t)C * dtype_bytes(act);
-#pragma omp parallel for num_threads(threads_if(e, (int64_t)T * C)) schedule(static)
-    for (int t = 0; t < T; t++) {
-        float *x = thread_scratch(e), *y = x + cpu_of(e)->row_floats;
-        char *r = (char *)residual + t * row;
-        row_widen(y, (const char *)h + t * row, (size_t)C, act);
-        row_widen(x, r, (size_t)C, act);
-        for (int i = 0; i < C; i++) x[i] += y[i];
-        row_narrow(r, x, (size_t)C, act);
-        load_row(x, r, C, act);
-        CPU(norm_row)(x, x, weight, C, eps, act);
-        row_narrow((char *)out + t * row, x, (size_t)C, act);
-    }
+    struct norm o = {.e = e, .out = out, .h = h, .residual = residual, .weight = weight, .C = C, .eps = eps};
+    parallel(e, T, rows_per_part(C), norm_rows, &o);
 }
 
 void CPU(add)(struct exec *e, void *residual, const void *h, int T, int C) {
-    enum dtype act = e->options.dtype;
-    size_t row = (size_t)C * dtype_bytes(act);
-#pragma omp parallel for num_threads(threads_if(e, (int64_t)T * C)) schedule(static)
-    for (int t = 0; t < T; t++) {
-        float *x = thread_scratch(e), *y = x + cpu_of(e)->row_floats;
-        row_widen(y, (const char *)h + t * row, (size_t)C, act);
-        row_widen(x, (const char *)residual + t * row, (size_t)C, act);
-        for (int i = 0; i < C; i++) x[i] += y[i];
-        row_narrow((char *)residual + t * row, x, (size_t)C, act);
-    }
+    struct norm o = {.e = e, .h = h, .residual = residual, .C = C};
+    parallel(e, T, rows_per_part(C), norm_rows, &o);
 }

@@ -66,36 +66,57 @@ static void store_head(char *block, const struct kv_layout *a, int which, int kv
     for (int i = 0; i < a->D; i++) ((uint8_t *)row)[i] = e4m3_from_f32(head[i] / scale);
 }
 
+struct rope_store {
+    struct exec *e;
+    char *q;
+    const struct kv_cache *kv;
+    int layer, H;
+    const char *qkv;
+    const void *q_norm, *k_norm;
+    const struct rope *rope;
+    const struct batch *batch;
+    float eps;
+};
+
+static void rope_token(const struct rope_store *o, int t, float *head) {
+    const struct batch *batch = o->batch;
+    const struct kv_layout *a = &o->kv->layout;
+    enum dtype act = o->e->options.dtype;
+    int D = a->D, K = a->K, H = o->H, p = batch->positions[t], slot = p % a->P;
+    size_t head_bytes = (size_t)D * dtype_bytes(act);
+    const float *cos_sin = o->rope->cos_sin + (size_t)p * D;
+    const char *in = o->qkv + (size_t)t * (H + 2 * K) * head_bytes;
+    char *q = o->q + (size_t)t * H * head_bytes, *block = kv_block(o->kv, o->layer, batch, batch->seq_of[t], p);
+    for (int h = 0; h < H; h++, in += head_bytes, q += head_bytes) {
+        prepare_head(head, in, o->q_norm, cos_sin, D, o->eps, act);
+        row_narrow(q, head, (size_t)D, act);
+    }
+    for (int k = 0; k < K; k++, in += head_bytes) {
+        prepare_head(head, in, o->k_norm, cos_sin, D, o->eps, act);
+        store_head(block, a, 0, k, slot, head, act);
+    }
+    for (int k = 0; k < K; k++, in += head_bytes) {
+        row_widen(head, in, (size_t)D, act);
+        store_head(block, a, 1, k, slot, head, act);
+    }
+}
+
+static void rope_tokens(void *arg, struct share *share) {
+    const struct rope_store *o = arg;
+    float *head = scratch_of(o->e, share);
+    for (int first, last; threads_take(share, &first, &last);)
+        for (int t = first; t < last; t++) rope_token(o, t, head);
+}
+
 void CPU(qk_norm_rope_store)(struct exec *e, void *q, const struct kv_cache *kv, int layer, const void *qkv,
                              const void *q_norm, const void *k_norm, const struct rope *rope,
                              const struct batch *batch, int H, float eps) {
-    enum dtype act = e->options.dtype;
-    const struct kv_layout *a = &kv->layout;
-    int D = a->D, K = a->K;
-    size_t head_bytes = (size_t)D * dtype_bytes(act);
+    struct rope_store o = {.e = e, .q = q, .kv = kv, .layer = layer, .H = H, .qkv = qkv, .q_norm = q_norm,
+                           .k_norm = k_norm, .rope = rope, .batch = batch, .eps = eps};
     for (int t = 0; t < batch->T; t++) {
         CHECK_LE(0, batch->positions[t]);
         CHECK_LT(batch->positions[t], rope->max_positions);
-        CHECK_LT(batch->positions[t] / a->P, batch->max_blocks);
+        CHECK_LT(batch->positions[t] / kv->layout.P, batch->max_blocks);
     }
-#pragma omp parallel for num_threads(threads_if(e, (int64_t)batch->T * (H + 2 * K) * D)) schedule(static)
-    for (int t = 0; t < batch->T; t++) {
-        int p = batch->positions[t], slot = p % a->P;
-        const float *cos_sin = rope->cos_sin + (size_t)p * D;
-        const char *in = (const char *)qkv + (size_t)t * (H + 2 * K) * head_bytes;
-        char *block = kv_block(kv, layer, batch, batch->seq_of[t], p);
-        float *head = thread_scratch(e);
-        for (int h = 0; h < H; h++, in += head_bytes) {
-            prepare_head(head, in, q_norm, cos_sin, D, eps, act);
-            row_narrow((char *)q + ((size_t)t * H + h) * head_bytes, head, (size_t)D, act);
-        }
-        for (int k = 0; k < K; k++, in += head_bytes) {
-            prepare_head(head, in, k_norm, cos_sin, D, eps, act);
-            store_head(block, a, 0, k, slot, head, act);
-        }
-        for (int k = 0; k < K; k++, in += head_bytes) {
-            row_widen(head, in, (size_t)D, act);
-            store_head(block, a, 1, k, slot, head, act);
-        }
-    }
+    parallel(e, batch->T, rows_per_part((H + 2 * kv->layout.K) * kv->layout.D), rope_tokens, &o);
 }

@@ -178,13 +178,25 @@ static int32_t sample_row(float *z, int32_t *ids, const float *logits, const str
     return draw(&c, p);
 }
 
+struct sample_op {
+    struct exec *e;
+    int32_t *ids;
+    const float *logits;
+    const struct sample_params *params;
+    int V;
+};
+
+static void sample_rows(void *arg, struct share *share) {
+    const struct sample_op *o = arg;
+    float *z = scratch_of(o->e, share);
+    int32_t *scratch_ids = (int32_t *)(z + cpu_of(o->e)->vocab_floats);
+    for (int r, last; threads_take(share, &r, &last);)
+        o->ids[r] = sample_row(z, scratch_ids, o->logits + (size_t)r * o->V, &o->params[r], o->V);
+}
+
 void CPU(sample)(struct exec *e, int32_t *ids, const float *logits, const struct sample_params *params, int R, int V) {
-#pragma omp parallel for num_threads(threads_for(e, R)) schedule(dynamic)
-    for (int r = 0; r < R; r++) {
-        float *z = thread_scratch(e);
-        int32_t *scratch_ids = (int32_t *)(z + cpu_of(e)->vocab_floats);
-        ids[r] = sample_row(z, scratch_ids, logits + (size_t)r * V, &params[r], V);
-    }
+    struct sample_op o = {.e = e, .ids = ids, .logits = logits, .params = params, .V = V};
+    parallel(e, R, 1, sample_rows, &o);
 }
 
 /* ---- log-probabilities -------------------------------------------------------------------------------------------- */
@@ -197,25 +209,45 @@ static double log_sum_exp(const float *z, int V) {
     return (double)max + log(sum);
 }
 
+struct logprobs_op {
+    struct exec *e;
+    struct token_logprob *out;
+    int stride;
+    const float *logits;
+    const int32_t *targets;
+    const int *n_top;
+    int V;
+};
+
+static void logprobs_row(struct token_logprob *out, float *z, int32_t *ids, const float *logits, int32_t target,
+                         int n_top, int V) {
+    copy_tamed(z, logits, V);
+    double lse = log_sum_exp(z, V);
+    int rank = 1;
+    for (int i = 0; i < V; i++) rank += z[i] > z[target] || (z[i] == z[target] && i < target);
+    out[0] = (struct token_logprob){.id = target, .logprob = (float)(z[target] - lse), .rank = rank};
+    if (!n_top) return;
+    struct candidates c = {.n = V, .z = z, .ids = ids};
+    for (int i = 0; i < V; i++) ids[i] = i;
+    if (n_top < V) keep_prefix(&c, n_top, false);
+    sort_candidates(&c);
+    for (int i = 0; i < c.n; i++)
+        out[1 + i] = (struct token_logprob){.id = c.ids[i], .logprob = (float)(c.z[i] - lse), .rank = i + 1};
+}
+
+static void logprobs_rows(void *arg, struct share *share) {
+    const struct logprobs_op *o = arg;
+    float *z = scratch_of(o->e, share);
+    int32_t *ids = (int32_t *)(z + cpu_of(o->e)->vocab_floats);
+    for (int r, last; threads_take(share, &r, &last);)
+        if (o->n_top[r] >= 0)
+            logprobs_row(o->out + (size_t)r * o->stride, z, ids, o->logits + (size_t)r * o->V, o->targets[r],
+                         o->n_top[r], o->V);
+}
+
 void CPU(token_logprobs)(struct exec *e, struct token_logprob *out, int stride, const float *logits,
                          const int32_t *targets, const int *n_top, int R, int V) {
-#pragma omp parallel for num_threads(threads_for(e, R)) schedule(dynamic)
-    for (int r = 0; r < R; r++) {
-        if (n_top[r] < 0) continue;
-        float *z = thread_scratch(e);
-        int32_t *ids = (int32_t *)(z + cpu_of(e)->vocab_floats), target = targets[r];
-        struct token_logprob *row = out + (size_t)r * stride;
-        copy_tamed(z, logits + (size_t)r * V, V);
-        double lse = log_sum_exp(z, V);
-        int rank = 1;
-        for (int i = 0; i < V; i++) rank += z[i] > z[target] || (z[i] == z[target] && i < target);
-        row[0] = (struct token_logprob){.id = target, .logprob = (float)(z[target] - lse), .rank = rank};
-        if (!n_top[r]) continue;
-        struct candidates c = {.n = V, .z = z, .ids = ids};
-        for (int i = 0; i < V; i++) ids[i] = i;
-        if (n_top[r] < V) keep_prefix(&c, n_top[r], false);
-        sort_candidates(&c);
-        for (int i = 0; i < c.n; i++)
-            row[1 + i] = (struct token_logprob){.id = c.ids[i], .logprob = (float)(c.z[i] - lse), .rank = i + 1};
-    }
+    struct logprobs_op o = {.e = e, .out = out, .stride = stride, .logits = logits, .targets = targets,
+                            .n_top = n_top, .V = V};
+    parallel(e, R, 1, logprobs_rows, &o);
 }

@@ -169,6 +169,42 @@ INLINE float vf_sum(vf v) {
 #endif
 }
 
+/* Lane i is vf_sum(v[i]), to the bit: the same tree, folding two vectors into one at each level. */
+INLINE vf vf_sum_each(const vf v[LANES]) {
+#if defined(__x86_64__)
+    /* Level by level: halves of the register, then halves of 128 bits, then neighbours. The order of the inputs is such
+     * that the sums come out in theirs. */
+    vf x[4];
+    for (int i = 0; i < 4; i++) {
+#if LANES == 16
+        __m512 a = (__m512)v[i], b = (__m512)v[4 + i], c = (__m512)v[8 + i], d = (__m512)v[12 + i];
+        a = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+        c = _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xee));
+        x[i] = (vf)_mm512_add_ps(_mm512_shuffle_f32x4(a, c, 0x88), _mm512_shuffle_f32x4(a, c, 0xdd));
+#elif LANES == 8
+        __m256 a = (__m256)v[i], b = (__m256)v[4 + i];
+        x[i] = (vf)_mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+#else
+        x[i] = v[i];
+#endif
+    }
+#if LANES == 16
+#define FOLD(a, b, i) (vf) _mm512_shuffle_ps((__m512)(a), (__m512)(b), i)
+#elif LANES == 8
+#define FOLD(a, b, i) (vf) _mm256_shuffle_ps((__m256)(a), (__m256)(b), i)
+#else
+#define FOLD(a, b, i) (vf) _mm_shuffle_ps((__m128)(a), (__m128)(b), i)
+#endif
+    vf lo = FOLD(x[0], x[1], 0x44) + FOLD(x[0], x[1], 0xee), hi = FOLD(x[2], x[3], 0x44) + FOLD(x[2], x[3], 0xee);
+    return FOLD(lo, hi, 0x88) + FOLD(lo, hi, 0xdd);
+#undef FOLD
+#else
+    vf sums;
+    for (int i = 0; i < LANES; i++) sums[i] = vf_sum(v[i]);
+    return sums;
+#endif
+}
+
 /* e^x within 2 ulp for x in [-87.3, 88.3]; larger x give e^88.3, smaller ones 0, NaN stays NaN. x = n ln2 + r with
  * |r| <= ln2/2; a degree-6 polynomial for e^r (Cephes' coefficients); 2^n put into the exponent. */
 INLINE vf vf_exp(vf x) {

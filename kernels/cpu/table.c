@@ -16,8 +16,10 @@ static void *aligned_zeroed(size_t bytes) {
 static void close_cpu(struct exec *e) {
     struct cpu *s = e->state;
     if (!s) return;
+    threads_close(s->threads);
     free(s->x);
-    free(s->threads);
+    free(s->scratch);
+    free(s->units);
     free(s);
     e->state = NULL;
 }
@@ -28,17 +30,21 @@ static int open_cpu(struct exec *e, char *err, size_t err_bytes) {
     if (!s) return fail(err, err_bytes, STATUS_NO_MEMORY, "no memory for an exec");
     s->row_floats = ROW_FLOATS(o->max_width);
     s->vocab_floats = ROW_FLOATS(o->vocab);
-    s->kv_floats = ROW_FLOATS(o->max_kv_len);
-    /* A thread runs one op at a time: three rows (norms, activations), scores, or a row of logits with its ids. */
-    size_t head_floats = ROW_FLOATS(o->max_head_dim), need[] = {3 * s->row_floats, 2 * s->vocab_floats,
-                                                                s->kv_floats + 4 * head_floats};
-    for (int i = 0; i < 3; i++)
-        if (s->thread_floats < need[i]) s->thread_floats = need[i];
+    /* A thread runs one op at a time: rows of an elementwise op, a panel of linear's 16 bf16 rows behind 4 tiles, a
+     * row of logits with its ids, a unit of attention. */
+    size_t need[] = {8 * s->row_floats + 1024, 16 * ROW_FLOATS(o->max_width), 2 * s->vocab_floats,
+                     CPU(attention_floats)(o->max_head_dim)};
+    for (size_t i = 0; i < sizeof need / sizeof *need; i++)
+        if (s->scratch_floats < need[i]) s->scratch_floats = need[i];
     s->x = aligned_zeroed(X_ROWS * s->row_floats * sizeof(float));
-    s->threads = aligned_zeroed((size_t)o->n_threads * s->thread_floats * sizeof(float));
-    if (!s->x || !s->threads)
+    s->scratch = aligned_zeroed((size_t)o->n_threads * s->scratch_floats * sizeof(float));
+    s->units = calloc((size_t)o->max_tokens + 1, sizeof *s->units);
+    if (!s->x || !s->scratch || !s->units)
         return fail(err, err_bytes, STATUS_NO_MEMORY, "no memory for %zu MB of scratch: lower max_width or the threads",
-                    (X_ROWS * s->row_floats + (size_t)o->n_threads * s->thread_floats) >> 18);
+                    (X_ROWS * s->row_floats + (size_t)o->n_threads * s->scratch_floats) >> 18);
+    s->threads = threads_open(o->n_threads);
+    if (!s->threads)
+        return fail(err, err_bytes, STATUS_NO_MEMORY, "the system gave no %d threads: use fewer", o->n_threads);
     return 0;
 }
 
