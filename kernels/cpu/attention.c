@@ -32,6 +32,7 @@ enum {
     UNIT_TILES = 8, /* of prefill: 128 rows share one preparation of K and V */
     SPLIT = 256,    /* positions: scores, K and V of a split stay in the L2 */
     N_VECTORS = TILE_ROWS / LANES,
+    MAX_D = 256,
 };
 _Static_assert(SPLIT % 64 == 0 && TILE_ROWS % LANES == 0, "tiles of positions fill a split, vectors fill a tile");
 
@@ -60,7 +61,7 @@ struct workspace {
     float *out;      /* [UNIT_TILES, D, TILE_ROWS] */
     float *split;    /* [D, TILE_ROWS]: the split's share of the outputs */
     float *scores;   /* [SPLIT, TILE_ROWS]; then probabilities */
-    uint32_t *pairs; /* [2, SPLIT / 2, TILE_ROWS]: probabilities as bf16 pairs, what they round to and the rest */
+    uint32_t *pairs; /* [2, SPLIT / 2, TILE_ROWS]: probabilities as pairs of bf16, first rounded, then the rest */
     float *k, *v;    /* [SPLIT, D] fp32; on the matrix unit bf16, v as [D, SPLIT] */
     float *k_scale, *v_scale; /* [SPLIT]: 1 where the KV is not fp8; k_scale includes 1 / sqrt(D) */
 };
@@ -116,7 +117,7 @@ static void load_queries(const struct unit *u, float *q, int tile) {
     int n = tile_rows(u, tile), D = u->D;
 #ifdef __AMX_BF16__
     if (u->matrix) {
-        uint16_t rows[TILE_ROWS * 256];
+        uint16_t rows[TILE_ROWS * MAX_D];
         for (int r = 0; r < n; r++)
             memcpy(rows + (size_t)r * D, u->op->q + row_offset(u, tile * TILE_ROWS + r), (size_t)D * 2);
         amx_pack((char *)q, rows, (size_t)D, n, D, u->D_pad, TILE_ROWS);
@@ -124,18 +125,26 @@ static void load_queries(const struct unit *u, float *q, int tile) {
     }
 #endif
     memset(q, 0, (size_t)D * TILE_ROWS * sizeof *q);
-    float row[256];
+    float row[MAX_D];
     for (int r = 0; r < n; r++) {
         row_widen(row, u->op->q + row_offset(u, tile * TILE_ROWS + r), (size_t)D, u->op->e->options.dtype);
         for (int d = 0; d < D; d++) q[d * TILE_ROWS + r] = row[d];
     }
 }
 
-static void store_outputs(const struct unit *u, const float *out, const float *sum, int tile) {
-    float row[256];
-    for (int r = 0; r < tile_rows(u, tile); r++) {
-        /* + 0: where a sum ended in zero, its sign may depend on how many unseen positions were added. */
-        for (int d = 0; d < u->D; d++) row[d] = out[d * TILE_ROWS + r] / sum[r] + 0.0f;
+/* O / l, a row at a time. */
+static void store_outputs(const struct unit *u, float *out, const float *sum, int tile) {
+    float row[MAX_D], inverse[TILE_ROWS];
+    int n = tile_rows(u, tile);
+    for (int r = 0; r < TILE_ROWS; r++) inverse[r] = r < n ? 1.0f / sum[r] : 0;
+    for (int d = 0; d < u->D; d++)
+        for (int v = 0; v < TILE_ROWS; v += LANES) {
+            float *at = out + d * TILE_ROWS + v;
+            /* + 0: where a sum ended in zero, its sign may depend on how many unseen positions were added. */
+            vf_store(at, vf_load(at) * vf_load(inverse + v) + 0.0f);
+        }
+    for (int r = 0; r < n; r++) {
+        for (int d = 0; d < u->D; d++) row[d] = out[d * TILE_ROWS + r];
         row_narrow(u->op->o + row_offset(u, tile * TILE_ROWS + r), row, (size_t)u->D, u->op->e->options.dtype);
     }
 }
@@ -176,12 +185,18 @@ static void load_split(const struct unit *u, struct workspace *w, int first, int
 
 #ifdef __AMX_BF16__
 
+/* Whether K's rows must be copied to be read as tiles. */
+static bool copies_keys(const struct unit *u) {
+    const struct kv_layout *a = &u->op->kv->layout;
+    return a->dtype != DTYPE_BF16 || a->P % TILE_ROWS || u->D != u->D_pad;
+}
+
 /* The bf16 rows of 16 positions of K, in memory that may be read as one [16, D_pad] block of *stride bytes a row: the
  * cache itself where 16 positions lie together, else the copy in w->k. */
 static const char *key_tile(const struct unit *u, struct workspace *w, int first, int i, size_t *stride) {
     const struct kv_cache *kv = u->op->kv;
     const struct kv_layout *a = &kv->layout;
-    if (a->dtype == DTYPE_BF16 && a->P % TILE_ROWS == 0 && u->D == u->D_pad) {
+    if (!copies_keys(u)) {
         *stride = (size_t)u->D * 2;
         char *block = kv_block(kv, u->op->layer, u->op->batch, u->b, first + i);
         return kv_row(block, a, 0, u->k, (first + i) % a->P);
@@ -191,52 +206,66 @@ static const char *key_tile(const struct unit *u, struct workspace *w, int first
     return (const char *)rows;
 }
 
-/* K where it must be copied, V always: [D_pad, SPLIT] bf16, zeros from position n on (0 * whatever lies in the cache
- * beyond a sequence would be NaN). */
-static void load_split_matrix(const struct unit *u, struct workspace *w, int first, int n) {
+/* The bf16 values of row `which` of position p: in the cache, or fp8 widened into `copy`. */
+static const uint16_t *bf16_row(const struct unit *u, int p, int which, uint16_t *copy, float *scale) {
     const struct kv_cache *kv = u->op->kv;
     const struct kv_layout *a = &kv->layout;
-    bool fp8 = a->dtype == DTYPE_F8_E4M3, copy_keys = fp8 || a->P % TILE_ROWS || u->D != u->D_pad;
+    if (a->dtype == DTYPE_F8_E4M3) {
+        float row[MAX_D];
+        *scale *= load_row(u, row, p, which);
+        row_narrow_as((char *)copy, row, (size_t)u->D, DTYPE_BF16);
+        return copy;
+    }
+    char *block = kv_block(kv, u->op->layer, u->op->batch, u->b, p);
+    return (const uint16_t *)kv_row(block, a, which, u->k, p % a->P);
+}
+
+INLINE void prefetch_row(const uint16_t *row, int D) {
+    for (int d = 0; d < D; d += 32) _mm_prefetch((const char *)(row + d), _MM_HINT_T0);
+}
+
+/* [32 p, D] in rows to [D_pad, SPLIT] at column p0: pairs of positions become words, and 16 x 16 words are turned. */
+static void turn_values(uint16_t *v, const uint16_t *const rows[32], int p0, int D, int D_pad) {
+    for (int d = 0; d < D_pad; d += 16) {
+        __m512i in[16], out[16];
+        __mmask16 mask = D - d >= 16 ? 0xffff : D > d ? (__mmask16)((1u << (D - d)) - 1) : 0;
+        for (int i = 0; i < 16; i++) {
+            __m512i even = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, rows[2 * i] + d));
+            __m512i odd = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, rows[2 * i + 1] + d));
+            in[i] = _mm512_or_si512(even, _mm512_slli_epi32(odd, 16));
+        }
+        transpose_words(out, in);
+        for (int i = 0; i < 16; i++) _mm512_storeu_si512(v + (size_t)(d + i) * SPLIT + p0, out[i]);
+    }
+}
+
+/* V as [D_pad, SPLIT] bf16, zeros from position n on (0 * whatever lies in the cache beyond a sequence might be NaN);
+ * K where it must be copied, else on its way to the cache. */
+static void load_split_matrix(const struct unit *u, struct workspace *w, int first, int n) {
+    static const uint16_t zeros[MAX_D];
+    bool copy_keys = copies_keys(u);
     float scale = 1.0f / sqrtf((float)u->D);
-    size_t bytes = (size_t)u->D * 2;
-    uint16_t *k = (uint16_t *)w->k, *v = (uint16_t *)w->v;
-    uint16_t rows[32 * 256]; /* V of 32 positions */
-    int padded = (int)round_up((size_t)n, 64);
-    for (int p0 = 0; p0 < padded; p0 += 32) {
-        memset(rows, 0, (size_t)32 * u->D_pad * 2);
+    uint16_t *k = (uint16_t *)w->k, copies[32][MAX_D];
+    for (int p0 = 0; p0 < n; p0 += 32) {
+        const uint16_t *rows[32];
         for (int i = 0; i < 32; i++) {
             int p = p0 + i;
             w->k_scale[p] = scale;
             w->v_scale[p] = 1;
+            rows[i] = zeros;
             if (p >= n) continue;
-            if (fp8) {
-                float row[256];
-                w->k_scale[p] = load_row(u, row, first + p, 0) * scale;
-                memset(k + (size_t)p * u->D_pad, 0, (size_t)u->D_pad * 2);
-                row_narrow_as((char *)(k + (size_t)p * u->D_pad), row, (size_t)u->D, DTYPE_BF16);
-                w->v_scale[p] = load_row(u, row, first + p, 1);
-                row_narrow_as((char *)(rows + (size_t)i * u->D_pad), row, (size_t)u->D, DTYPE_BF16);
+            rows[i] = bf16_row(u, first + p, 1, copies[i], &w->v_scale[p]);
+            prefetch_row(rows[i], u->D);
+            uint16_t *copy = k + (size_t)p * u->D_pad;
+            const uint16_t *key = bf16_row(u, first + p, 0, copy, &w->k_scale[p]);
+            if (!copy_keys) {
+                prefetch_row(key, u->D);
                 continue;
             }
-            char *block = kv_block(kv, u->op->layer, u->op->batch, u->b, first + p);
-            int slot = (first + p) % a->P;
-            if (copy_keys) {
-                memset(k + (size_t)p * u->D_pad, 0, (size_t)u->D_pad * 2);
-                memcpy(k + (size_t)p * u->D_pad, kv_row(block, a, 0, u->k, slot), bytes);
-            }
-            memcpy(rows + (size_t)i * u->D_pad, kv_row(block, a, 1, u->k, slot), bytes);
+            if (key != copy) memcpy(copy, key, (size_t)u->D * 2);
+            memset(copy + u->D, 0, (size_t)(u->D_pad - u->D) * 2);
         }
-        /* [32 p, 16 d] to [16 d, 32 p]: pairs of positions become words, and 16 x 16 words are turned. */
-        for (int d = 0; d < u->D_pad; d += 16) {
-            __m512i in[16], out[16];
-            for (int i = 0; i < 16; i++) {
-                __m256i even = _mm256_loadu_si256((const void *)(rows + (size_t)(2 * i) * u->D_pad + d));
-                __m256i odd = _mm256_loadu_si256((const void *)(rows + (size_t)(2 * i + 1) * u->D_pad + d));
-                in[i] = _mm512_or_si512(_mm512_cvtepu16_epi32(even), _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16));
-            }
-            transpose_words(out, in);
-            for (int i = 0; i < 16; i++) _mm512_storeu_si512(v + (size_t)(d + i) * SPLIT + p0, out[i]);
-        }
+        turn_values((uint16_t *)w->v, rows, p0, u->D, u->D_pad);
     }
 }
 
@@ -255,27 +284,9 @@ static void scores_matrix(const struct unit *u, struct workspace *w, const float
     }
 }
 
-/* Probabilities [n, TILE_ROWS], as fp32 with zeros up to a multiple of 32, to pairs of bf16: high parts, then rests. */
-static void pack_probabilities(struct workspace *w, int n) {
-    for (int p = 0; p < n; p += 2) {
-        __m512i pair[2];
-        vf p0 = vf_load(w->scores + (size_t)p * TILE_ROWS), p1 = vf_load(w->scores + (size_t)(p + 1) * TILE_ROWS);
-        for (int i = 0; i < 2; i++) {
-            vh h0 = bf16_from_vf(p0), h1 = bf16_from_vf(p1);
-            __m512i lo = _mm512_cvtepu16_epi32((__m256i)h0), hi = _mm512_cvtepu16_epi32((__m256i)h1);
-            pair[i] = _mm512_or_si512(lo, _mm512_slli_epi32(hi, 16));
-            p0 -= vf_from_bf16(h0);
-            p1 -= vf_from_bf16(h1);
-        }
-        _mm512_storeu_si512(w->pairs + (size_t)p / 2 * TILE_ROWS, pair[0]);
-        _mm512_storeu_si512(w->pairs + (size_t)(SPLIT + p) / 2 * TILE_ROWS, pair[1]);
-    }
-}
-
 /* w->split [D_pad, TILE_ROWS] = V' P over n positions (a multiple of 32): 64 d at a time, high parts and rests in turn. */
 static void outputs_matrix(const struct unit *u, struct workspace *w, int n) {
     const size_t stride = SPLIT * 2;
-    pack_probabilities(w, n);
     STORES_BEFORE_TILES();
     for (int d = 0; d < u->D_pad; d += 32) {
         const char *v = (const char *)w->v + d * stride, *high = (const char *)w->pairs;
@@ -345,29 +356,72 @@ static void multiply(float *out, const float *a, size_t i_step, size_t j_step, c
 
 /* ---- softmax of a split, and the fold -------------------------------------------------------------------------------- */
 
-/* Scores become e^(s - max) of the split (times V's scale); positions that a row does not see, and rows that are not
- * there, become 0. max and sum are the split's; max is -inf for a row that sees none of it. */
-static void softmax_split(struct workspace *w, const int32_t last[TILE_ROWS], int first, int n, vf max[], vf sum[],
-                          int n_v) {
-    for (int v = 0; v < n_v; v++) {
-        float *s = w->scores + v * LANES;
-        vi seen; /* how many positions of the split each row sees */
-        memcpy(&seen, last + v * LANES, sizeof seen);
-        seen = seen - first + 1;
-        vf m = vf_set1(-INFINITY), l = vf_set1(0);
-        for (int p = 0; p < n; p++) {
-            vf x = vf_select(seen > p, vf_load(s + p * TILE_ROWS) * w->k_scale[p], vf_set1(-INFINITY));
-            vf_store(s + p * TILE_ROWS, x);
-            m = vf_max(m, x);
+/* Scores become e^(s - max) of the split, times V's scale; what a row does not see becomes 0. max and sum are the
+ * split's; max is -inf for a row that sees none of it. The matrix unit has the probabilities in w->pairs instead, and
+ * zeros up to `padded` positions. */
+INLINE void softmax_vector(struct workspace *w, vi seen, int all_see, int padded, vf *max, vf *sum, int v,
+                           const bool fp8, const bool matrix) {
+    float *s = w->scores + v * LANES;
+    vf m = vf_set1(-INFINITY), l = vf_set1(0);
+    int p = 0;
+    for (; p < all_see; p++) {
+        vf x = vf_load(s + p * TILE_ROWS) * w->k_scale[p];
+        vf_store(s + p * TILE_ROWS, x);
+        m = vf_max(m, x);
+    }
+    for (; p < padded; p++) {
+        vf x = vf_select(seen > p, vf_load(s + p * TILE_ROWS) * w->k_scale[p], vf_set1(-INFINITY));
+        vf_store(s + p * TILE_ROWS, x);
+        m = vf_max(m, x);
+    }
+    vf from = vf_select(m == -INFINITY, vf_set1(0), m);
+#ifdef __AMX_BF16__
+    if (matrix) {
+        const __m512i interleave = _mm512_or_si512(
+            _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
+            _mm512_slli_epi32(_mm512_set_epi32(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16), 16));
+        for (p = 0; p < padded; p += 2) {
+            vf e0 = vf_exp(vf_load(s + p * TILE_ROWS) - from), e1 = vf_exp(vf_load(s + (p + 1) * TILE_ROWS) - from);
+            l += e0;
+            l += e1;
+            if (fp8) e0 *= w->v_scale[p], e1 *= w->v_scale[p + 1];
+            for (int i = 0; i < 2; i++) {
+                __m512i pair = (__m512i)_mm512_cvtne2ps_pbh((__m512)e1, (__m512)e0);
+                pair = _mm512_permutexvar_epi16(interleave, pair);
+                _mm512_storeu_si512(w->pairs + (size_t)(i * SPLIT + p) / 2 * TILE_ROWS, pair);
+                e0 -= (vf)_mm512_slli_epi32(pair, 16);
+                e1 -= (vf)_mm512_and_si512(pair, _mm512_set1_epi32((int)0xffff0000));
+            }
         }
-        vf from = vf_select(m == -INFINITY, vf_set1(0), m);
-        for (int p = 0; p < n; p++) {
+    }
+#endif
+    if (!matrix)
+        for (p = 0; p < padded; p++) {
             vf e = vf_exp(vf_load(s + p * TILE_ROWS) - from);
             l += e;
-            vf_store(s + p * TILE_ROWS, e * w->v_scale[p]);
+            vf_store(s + p * TILE_ROWS, fp8 ? e * w->v_scale[p] : e);
         }
-        max[v] = m;
-        sum[v] = l;
+    *max = m;
+    *sum = l;
+}
+
+static void softmax_split(const struct unit *u, struct workspace *w, int tile, int first, int n, int padded, vf max[],
+                          vf sum[]) {
+    int rows = tile_rows(u, tile);
+    bool fp8 = u->op->kv->layout.dtype == DTYPE_F8_E4M3;
+    int32_t seen[TILE_ROWS]; /* positions of the split that each row sees; lanes without a row do as the last one */
+    for (int r = 0; r < TILE_ROWS; r++) {
+        int t = row_token(u, tile * TILE_ROWS + (r < rows ? r : rows - 1));
+        seen[r] = u->op->batch->positions[t] + 1 - first;
+    }
+    int all_see = seen[0] < 0 ? 0 : seen[0] < n ? seen[0] : n;
+    for (int v = 0; v * LANES < rows; v++) {
+        vi some;
+        memcpy(&some, seen + v * LANES, sizeof some);
+        if (u->matrix && fp8) softmax_vector(w, some, all_see, padded, &max[v], &sum[v], v, true, true);
+        else if (u->matrix) softmax_vector(w, some, all_see, padded, &max[v], &sum[v], v, false, true);
+        else if (fp8) softmax_vector(w, some, all_see, padded, &max[v], &sum[v], v, true, false);
+        else softmax_vector(w, some, all_see, padded, &max[v], &sum[v], v, false, false);
     }
 }
 
@@ -394,24 +448,20 @@ static void fold(struct workspace *w, int tile, int D, const vf max[], const vf 
 static void tile_split(const struct unit *u, struct workspace *w, int tile, int first, int n) {
     int rows = tile_rows(u, tile), n_v = (rows + LANES - 1) / LANES, D = u->D;
     const float *q = w->q + (size_t)tile * u->D_pad * TILE_ROWS;
-    int32_t last[TILE_ROWS];
-    for (int r = 0; r < TILE_ROWS; r++)
-        last[r] = r < rows ? u->op->batch->positions[row_token(u, tile * TILE_ROWS + r)] : -1;
     vf max[N_VECTORS], sum[N_VECTORS];
 #ifdef __AMX_BF16__
     if (u->matrix) {
         int padded = (int)round_up((size_t)n, TILE_K);
         STORES_BEFORE_TILES();
         scores_matrix(u, w, q, first, n);
-        softmax_split(w, last, first, n, max, sum, n_v);
-        memset(w->scores + (size_t)n * TILE_ROWS, 0, (size_t)(padded - n) * TILE_ROWS * sizeof(float));
+        softmax_split(u, w, tile, first, n, padded, max, sum);
         outputs_matrix(u, w, padded);
         fold(w, tile, D, max, sum, n_v);
         return;
     }
 #endif
     multiply(w->scores, w->k, (size_t)D, 1, q, n, D, rows);
-    softmax_split(w, last, first, n, max, sum, n_v);
+    softmax_split(u, w, tile, first, n, n, max, sum);
     multiply(w->split, w->v, 1, (size_t)D, w->scores, D, n, rows);
     fold(w, tile, D, max, sum, n_v);
 }
@@ -472,7 +522,7 @@ void CPU(attention)(struct exec *e, void *o, const void *q, const struct kv_cach
     struct attention op = {.e = e, .o = o, .q = q, .kv = kv, .layer = layer, .H = H, .batch = batch};
     int32_t *units = cpu_of(e)->units;
     int K = kv->layout.K, unit_rows = UNIT_TILES * TILE_ROWS;
-    CHECK_LE(kv->layout.D, 256);
+    CHECK_LE(kv->layout.D, MAX_D);
     for (int t = 0; t < batch->T; t++) {
         CHECK_LE(0, batch->positions[t]);
         CHECK_LT(batch->positions[t], e->options.max_kv_len);

@@ -18,7 +18,8 @@
 
 enum {
     X_ROWS = 64,         /* tokens whose inputs linear() holds in fp32 at a time; twice as many in bf16 */
-    PART_ELEMENTS = 8192 /* of an elementwise op, a few microseconds: less is not worth another thread's attention */
+    PART_ELEMENTS = 8192, /* of an elementwise op, a few microseconds: less is not worth another thread's attention */
+    LINEAR_WIDE_FLOATS = 100 * 1024, /* of a thread's scratch, for linear_amx_wide */
 };
 
 struct cpu {
@@ -90,6 +91,11 @@ void CPU(token_logprobs)(struct exec *e, struct token_logprob *out, int stride, 
 /* linear_amx.c: linear of bf16 weights and activations; y of yt. Only where the instruction set has it. */
 void CPU(linear_amx)(struct exec *e, void *y, enum dtype yt, const void *x, const struct matrix *w, const void *bias,
                      int T);
+
+/* linear_amx_wide.c: the same, to the bit, and faster from WIDE_TOKENS on. */
+enum { WIDE_TOKENS = 64 };
+void CPU(linear_amx_wide)(struct exec *e, void *y, enum dtype yt, const void *x, const struct matrix *w,
+                          const void *bias, int T);
 
 /* attention.c: floats of scratch that one thread needs for heads of so many dimensions. */
 size_t CPU(attention_floats)(int max_head_dim);

@@ -137,7 +137,8 @@ static void run(struct exec *e, void *y, enum dtype yt, const void *x, const str
     enum dtype act = e->options.dtype;
 #ifdef __AMX_BF16__
     if (w->dtype == DTYPE_BF16 && act == DTYPE_BF16) {
-        CPU(linear_amx)(e, y, yt, x, w, bias, T);
+        if (T < WIDE_TOKENS) CPU(linear_amx)(e, y, yt, x, w, bias, T);
+        else CPU(linear_amx_wide)(e, y, yt, x, w, bias, T);
         return;
     }
 #endif

@@ -44,7 +44,7 @@ INLINE void write_vector(const struct product *o, vf v, int t, int n) {
     if (o->bias) v += vf_from_bf16((vh)_mm256_maskz_loadu_epi16(mask, o->bias + n));
     char *to = o->y + ((size_t)t * N + n) * dtype_bytes(o->yt);
     if (o->yt == DTYPE_F32) _mm512_mask_storeu_ps(to, mask, (__m512)v);
-    else _mm256_mask_storeu_epi16(to, mask, (__m256i)bf16_from_vf(v));
+    else _mm256_mask_storeu_epi16(to, mask, (__m256i)_mm512_cvtneps_pbh((__m512)v));
 }
 
 /* tile [16 n, 16 t]: outputs n .. of tokens t .. t + n_t - 1. */
