@@ -77,22 +77,25 @@ static int listen_tcp(struct http_server *s, char *err, size_t err_bytes) {
     snprintf(port, sizeof port, "%d", o->port);
     struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *list = NULL;
     int e = getaddrinfo(o->host, port, &hints, &list);
+    const char *host = o->host ? o->host : "any address";
     if (e)
         return fail(err, err_bytes, STATUS_IO, "cannot listen on %s: %s; give an address of this machine, or 0.0.0.0",
-                    o->host, gai_strerror(e));
-    e = uv_tcp_bind(&s->listener.tcp, list->ai_addr, 0);
+                    host, gai_strerror(e));
+    const struct addrinfo *a = list; /* a name like localhost means its IPv4 address, which every client tries */
+    while (a && a->ai_family != AF_INET) a = a->ai_next;
+    e = uv_tcp_bind(&s->listener.tcp, a ? a->ai_addr : list->ai_addr, 0);
     freeaddrinfo(list);
     if (!e) e = uv_listen(&s->listener.stream, LISTEN_BACKLOG, on_connection);
     if (e == UV_EADDRINUSE)
         return fail(err, err_bytes, STATUS_IO,
-                    "cannot listen on %s:%d: the port is in use; stop the other server or choose another --port",
-                    o->host, o->port);
-    if (e) return fail(err, err_bytes, STATUS_IO, "cannot listen on %s:%d: %s", o->host, o->port, uv_strerror(e));
-    struct sockaddr_storage a;
-    int n = sizeof a;
-    if (uv_tcp_getsockname(&s->listener.tcp, (struct sockaddr *)&a, &n) == 0)
-        s->port = ntohs(a.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&a)->sin6_port
-                                                : ((struct sockaddr_in *)&a)->sin_port);
+                    "cannot listen on %s:%d: the port is in use; stop the other server or choose another --port", host,
+                    o->port);
+    if (e) return fail(err, err_bytes, STATUS_IO, "cannot listen on %s:%d: %s", host, o->port, uv_strerror(e));
+    struct sockaddr_storage bound;
+    int n = sizeof bound;
+    if (uv_tcp_getsockname(&s->listener.tcp, (struct sockaddr *)&bound, &n) == 0)
+        s->port = ntohs(bound.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&bound)->sin6_port
+                                                    : ((struct sockaddr_in *)&bound)->sin_port);
     return STATUS_OK;
 }
 
@@ -124,7 +127,9 @@ static int listen_unix(struct http_server *s, char *err, size_t err_bytes) {
     return STATUS_OK;
 }
 
-static char *copy_of(const char *s) { return s ? strdup(s) : NULL; }
+static char *copy_of(const char *s) {
+    return s ? strdup(s) : NULL;
+}
 
 static void server_free(struct http_server *s) {
     free((char *)s->options.host);
@@ -175,8 +180,10 @@ int http_server_open(struct http_server **out, uv_loop_t *loop, const struct htt
 
     uv_timer_init(loop, &s->sweep);
     uv_prepare_init(loop, &s->prepare);
-    if (s->options.uds) uv_pipe_init(loop, &s->listener.pipe, 0);
-    else uv_tcp_init(loop, &s->listener.tcp);
+    if (s->options.uds)
+        uv_pipe_init(loop, &s->listener.pipe, 0);
+    else
+        uv_tcp_init(loop, &s->listener.tcp);
     s->sweep.data = s->prepare.data = s->listener.handle.data = s;
     s->n_handles = 3;
     int status = s->options.uds ? listen_unix(s, err, err_bytes) : listen_tcp(s, err, err_bytes);
@@ -243,8 +250,12 @@ void http_server_free(struct http_server *s) {
 
 /* ---- looking ----------------------------------------------------------------------------------------------------- */
 
-int http_port(const struct http_server *s) { return s->port; }
-int http_n_connections(const struct http_server *s) { return s->n_conns; }
+int http_port(const struct http_server *s) {
+    return s->port;
+}
+int http_n_connections(const struct http_server *s) {
+    return s->n_conns;
+}
 
 size_t http_queued_bytes(const struct http_server *s) {
     size_t sum = 0;
@@ -258,9 +269,15 @@ void http_set_done(struct http_server *s, void (*done)(void *user, const struct 
     s->done = done;
 }
 
-const char *http_method(const struct http_exchange *x) { return x->request->method; }
-const char *http_path(const struct http_exchange *x) { return x->request->path; }
-const char *http_query(const struct http_exchange *x) { return x->request->query; }
+const char *http_method(const struct http_exchange *x) {
+    return x->request->method;
+}
+const char *http_path(const struct http_exchange *x) {
+    return x->request->path;
+}
+const char *http_query(const struct http_exchange *x) {
+    return x->request->query;
+}
 const char *http_header(const struct http_exchange *x, const char *name) {
     return http_request_header(x->request, name);
 }
@@ -269,11 +286,17 @@ const char *http_body(const struct http_exchange *x, size_t *bytes) {
     if (bytes) *bytes = body->bytes;
     return body->data ? body->data : "";
 }
-const char *http_peer(const struct http_exchange *x) { return x->conn->peer; }
-uint64_t http_started_ns(const struct http_exchange *x) { return x->started_ns; }
+const char *http_peer(const struct http_exchange *x) {
+    return x->conn->peer;
+}
+uint64_t http_started_ns(const struct http_exchange *x) {
+    return x->started_ns;
+}
 
 void http_set_user(struct http_exchange *x, void *user, void (*on_abort)(void *user, struct http_exchange *x)) {
     x->user = user;
     x->on_abort = on_abort;
 }
-void *http_user(const struct http_exchange *x) { return x->user; }
+void *http_user(const struct http_exchange *x) {
+    return x->user;
+}

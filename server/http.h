@@ -26,7 +26,7 @@
 #include <uv.h>
 
 struct http_options {
-    const char *host;            /* "127.0.0.1" */
+    const char *host;            /* "127.0.0.1"; a name or an IPv6 address will do; NULL: all addresses */
     int port;                    /* 0: any free one, see http_port */
     const char *uds;             /* NULL, or a Unix socket's path instead of host and port */
     size_t max_header_bytes;     /* request line and headers; above: 431. default and most: 64 KiB */

@@ -26,11 +26,15 @@ static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buffer) {
 static void set_reading(struct http_conn *c, bool on) {
     if (c->reading == on || c->state == CONN_CLOSING) return;
     c->reading = on;
-    if (!on) uv_read_stop(&c->h.stream);
-    else if (uv_read_start(&c->h.stream, on_alloc, on_read) != 0) http__conn_close(c);
+    if (!on)
+        uv_read_stop(&c->h.stream);
+    else if (uv_read_start(&c->h.stream, on_alloc, on_read) != 0)
+        http__conn_close(c);
 }
 
-static void set_deadline(struct http_conn *c, uint64_t ms) { c->deadline_ms = uv_now(c->server->loop) + ms; }
+static void set_deadline(struct http_conn *c, uint64_t ms) {
+    c->deadline_ms = uv_now(c->server->loop) + ms;
+}
 
 /* ---- exchanges --------------------------------------------------------------------------------------------------- */
 
@@ -43,36 +47,34 @@ static bool exchange_begin(struct http_conn *c) {
         http__conn_close(c);
         return false;
     }
-    *x = (struct http_exchange){.conn = c, .parse = parse, .request = http_parse_request(parse),
-                                .started_ns = uv_hrtime(), .n_appended_before = c->n_appended};
+    x->conn = c;
+    x->parse = parse;
+    x->request = http_parse_request(parse);
+    x->started_ns = uv_hrtime();
+    x->n_appended_before = c->n_appended;
     c->x = x;
     c->state = CONN_READING;
     set_deadline(c, (uint64_t)o->header_timeout_ms);
     return true;
 }
 
-static void exchange_free(struct http_conn *c) {
-    http_parse_close(c->x->parse);
-    free(c->x);
-    c->x = NULL;
-}
-
-/* Reports and frees. An exchange that was never handed up nor answered ends in silence. */
+/* Takes the exchange off its connection, reports it, frees it. One that was never handed up nor answered ends in
+ * silence. The connection forgets it first: the callbacks may close the server, and with it this connection. */
 static void exchange_finish(struct http_conn *c, bool aborted) {
     struct http_exchange *x = c->x;
     struct http_server *s = c->server;
     enum http_exchange_state state = x->state;
     x->state = EXCHANGE_DEAD;
+    c->x = NULL;
     if (state != EXCHANGE_READING) {
         bool with_handler = state == EXCHANGE_HANDLING || state == EXCHANGE_STREAMING;
+        uint64_t sent = c->n_appended - http__conn_queued(c);
+        sent = sent > x->n_appended_before ? sent - x->n_appended_before : 0;
         if (aborted && with_handler && x->on_abort) x->on_abort(x->user, x);
-        if (s->done) {
-            uint64_t sent = c->n_appended - http__conn_queued(c);
-            sent = sent > x->n_appended_before ? sent - x->n_appended_before : 0;
-            s->done(s->user, x, x->status, sent, (double)(uv_hrtime() - x->started_ns) * 1e-9, aborted);
-        }
+        if (s->done) s->done(s->user, x, x->status, sent, (double)(uv_hrtime() - x->started_ns) * 1e-9, aborted);
     }
-    exchange_free(c);
+    http_parse_close(x->parse);
+    free(x);
 }
 
 /* ---- closing ----------------------------------------------------------------------------------------------------- */
@@ -108,8 +110,10 @@ static void linger(struct http_conn *c) {
     c->state = CONN_LINGER;
     set_deadline(c, HTTP_LINGER_MS);
     c->shutdown.data = c;
-    if (uv_shutdown(&c->shutdown, &c->h.stream, on_shutdown) != 0) http__conn_close(c);
-    else if (!c->eof) set_reading(c, true);
+    if (uv_shutdown(&c->shutdown, &c->h.stream, on_shutdown) != 0)
+        http__conn_close(c);
+    else if (!c->eof)
+        set_reading(c, true);
 }
 
 /* ---- requests ---------------------------------------------------------------------------------------------------- */
@@ -136,7 +140,8 @@ static size_t parse(struct http_conn *c, const char *data, size_t bytes) {
         enum http_parse_result result = http_parse_feed(x->parse, data + total, bytes - total, &used);
         total += used;
         switch (result) {
-        case HTTP_PARSE_MORE: break;
+        case HTTP_PARSE_MORE:
+            break;
         case HTTP_PARSE_HEAD:
             x->head_complete = true;
             set_deadline(c, (uint64_t)o->body_timeout_ms);
@@ -147,11 +152,13 @@ static size_t parse(struct http_conn *c, const char *data, size_t bytes) {
             c->state = CONN_ANSWERING;
             c->deadline_ms = 0;
             return total;
-        case HTTP_PARSE_BAD: http__refuse(x, http_parse_status(x->parse), http_parse_message(x->parse)); return bytes;
+        case HTTP_PARSE_BAD:
+            http__refuse(x, http_parse_status(x->parse), http_parse_message(x->parse));
+            return bytes;
         }
     }
     if (c->state == CONN_READING && !http_parse_started(c->x->parse)) { /* nothing but empty lines */
-        exchange_free(c);
+        exchange_finish(c, false);
         become_idle(c);
     }
     return total;
@@ -160,8 +167,10 @@ static size_t parse(struct http_conn *c, const char *data, size_t bytes) {
 static void dispatch(struct http_conn *c) {
     struct http_exchange *x = c->x;
     if (c->state != CONN_ANSWERING || !x || x->state != EXCHANGE_HANDLING) return; /* incomplete, or refused */
-    if (strcmp(x->request->method, "OPTIONS") == 0) http__answer_options(x);
-    else c->server->handler(c->server->user, x);
+    if (strcmp(x->request->method, "OPTIONS") == 0)
+        http__answer_options(x);
+    else
+        c->server->handler(c->server->user, x);
 }
 
 /* Keeps bytes for later; stops reading when that is enough. */
@@ -171,8 +180,10 @@ static void keep_waiting(struct http_conn *c, const char *data, size_t bytes) {
         c->in.bytes -= c->in_start;
         c->in_start = 0;
     }
-    if (!http_buffer_append(&c->in, data, bytes)) http__conn_close(c);
-    else if (c->in.bytes >= HTTP_PIPELINE_BYTES) set_reading(c, false);
+    if (!http_buffer_append(&c->in, data, bytes))
+        http__conn_close(c);
+    else if (c->in.bytes >= HTTP_PIPELINE_BYTES)
+        set_reading(c, false);
 }
 
 /* Goes on with the bytes that waited. */
@@ -267,8 +278,10 @@ void http__conn_sweep(struct http_conn *c, uint64_t now_ms) {
         http__conn_close(c);
         return;
     }
-    if (c->deadline_ms && now_ms >= c->deadline_ms) deadline_passed(c, now_ms);
-    else if (c->state == CONN_ANSWERING && !c->reading && !c->eof && client_left(c)) http__conn_close(c);
+    if (c->deadline_ms && now_ms >= c->deadline_ms)
+        deadline_passed(c, now_ms);
+    else if (c->state == CONN_ANSWERING && !c->reading && !c->eof && client_left(c))
+        http__conn_close(c);
 }
 
 /* ---- accepting --------------------------------------------------------------------------------------------------- */

@@ -1,5 +1,7 @@
 #include "server/http_guard.h"
 
+#include <string.h>
+
 /* Character classes (RFC 9110, 5.5 and 5.6.2). A target also admits what browsers send unescaped: " < > \ ^ ` { | }. */
 enum { TOKEN = 1, TARGET = 2, FIELD = 4, HEX = 8 };
 
@@ -7,25 +9,18 @@ static int class_of(unsigned char c) {
     int class = 0;
     bool digit = c >= '0' && c <= '9';
     bool alpha = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-    if (digit || alpha) class |= TOKEN;
-    switch (c) {
-    case '!': case '#': case '$': case '%': case '&': case '\'': case '*': case '+':
-    case '-': case '.': case '^': case '_': case '`': case '|': case '~': class |= TOKEN;
-    }
+    if (digit || alpha || (c && strchr("!#$%&'*+-.^_`|~", c))) class |= TOKEN;
     if (c > ' ' && c < 127) class |= TARGET;
     if (c == '\t' || (c >= ' ' && c != 127)) class |= FIELD;
     if (digit || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F')) class |= HEX;
     return class;
 }
 
-static bool is(char c, int class) { return (class_of((unsigned char)c) & class) != 0; }
-
-bool http_is_token(const char *s, size_t bytes) {
-    for (size_t i = 0; i < bytes; i++)
-        if (!is(s[i], TOKEN)) return false;
-    return bytes > 0;
+static bool is(char c, int class) {
+    return (class_of((unsigned char)c) & class) != 0;
 }
 
+/* clang-format off */
 enum state {
     /* the head */
     LINE_START, EMPTY_LINE_LF, METHOD, TARGET_START, TARGET_REST, VERSION, LINE_LF,
@@ -34,6 +29,7 @@ enum state {
     SIZE_START, SIZE, EXT_NAME_START, EXT_NAME, EXT_VALUE_START, EXT_VALUE, EXT_QUOTED, EXT_ESCAPE, EXT_QUOTED_END,
     SIZE_LF, DATA, DATA_CR, DATA_LF, TRAILER_START, TRAILER_NAME, TRAILER_VALUE, TRAILER_LF, BODY_LF
 };
+/* clang-format on */
 
 void http_guard_init(struct http_guard *g, uint64_t max_body_bytes) {
     *g = (struct http_guard){.state = LINE_START, .body_room = max_body_bytes};
@@ -102,7 +98,8 @@ static enum http_guard_kind head_step(struct http_guard *g, char c) {
         if (c == ' ') return go(g, VERSION, HTTP_GUARD_MORE);
         if (!is(c, TARGET)) return bad(g, 400, "invalid character in the target, or no HTTP version");
         return HTTP_GUARD_MORE;
-    case VERSION: return version_step(g, c);
+    case VERSION:
+        return version_step(g, c);
     case LINE_LF:
     case VALUE_LF:
         if (c != '\n') return bad(g, 400, "CR without LF");
@@ -123,7 +120,8 @@ static enum http_guard_kind head_step(struct http_guard *g, char c) {
     case HEAD_LF:
         if (c != '\n') return bad(g, 400, "CR without LF");
         return go(g, SIZE_START, HTTP_GUARD_END);
-    default: return bad(g, 400, "the head has ended");
+    default:
+        return bad(g, 400, "the head has ended");
     }
 }
 
@@ -136,7 +134,8 @@ size_t http_guard_head(struct http_guard *g, const char *data, size_t bytes, enu
             *kind = k;
             return k == HTTP_GUARD_END ? i + 1 : i;
         }
-        if (k == HTTP_GUARD_SKIP) *kind = HTTP_GUARD_SKIP;
+        if (k == HTTP_GUARD_SKIP)
+            *kind = HTTP_GUARD_SKIP;
         else if (skipping && *kind == HTTP_GUARD_SKIP) {
             /* The request's first byte ends the prefix: it has been seen, and comes again with the next call. */
             g->state = LINE_START;
@@ -146,7 +145,9 @@ size_t http_guard_head(struct http_guard *g, const char *data, size_t bytes, enu
     return bytes;
 }
 
-static int hex_value(char c) { return c <= '9' ? c - '0' : (c | 32) - 'a' + 10; }
+static int hex_value(char c) {
+    return c <= '9' ? c - '0' : (c | 32) - 'a' + 10;
+}
 
 /* The end of a chunk's size or of an extension: another extension or the line's end. */
 static enum http_guard_kind extension_end(struct http_guard *g, char c, const char *message) {
@@ -179,7 +180,8 @@ static enum http_guard_kind extension_step(struct http_guard *g, char c) {
     case EXT_ESCAPE:
         if (!is(c, FIELD)) return bad(g, 400, message);
         return go(g, EXT_QUOTED, HTTP_GUARD_SKIP);
-    default: /* EXT_QUOTED_END */ return extension_end(g, c, message);
+    default: /* EXT_QUOTED_END */
+        return extension_end(g, c, message);
     }
 }
 
@@ -233,7 +235,8 @@ static enum http_guard_kind chunked_step(struct http_guard *g, char c) {
     case BODY_LF:
         if (c != '\n') return bad(g, 400, "CR without LF");
         return HTTP_GUARD_END;
-    default: return g->state >= TRAILER_START ? trailer_step(g, c) : extension_step(g, c);
+    default:
+        return g->state >= TRAILER_START ? trailer_step(g, c) : extension_step(g, c);
     }
 }
 

@@ -41,5 +41,3 @@ void http_guard_init(struct http_guard *g, uint64_t max_body_bytes);
 size_t http_guard_head(struct http_guard *g, const char *data, size_t bytes, enum http_guard_kind *kind);
 /* The same for a chunked body, after the head has ended. */
 size_t http_guard_chunked(struct http_guard *g, const char *data, size_t bytes, enum http_guard_kind *kind);
-
-bool http_is_token(const char *s, size_t bytes); /* RFC 9110's token: names, methods */

@@ -29,7 +29,7 @@ struct http_parse {
     struct http_guard guard;
     enum phase phase;
     size_t max_head_bytes, max_body_bytes;
-    uint64_t body_left;        /* BODY_BY_LENGTH: bytes that have not come yet */
+    uint64_t body_left; /* BODY_BY_LENGTH: bytes that have not come yet */
     struct http_request request;
     size_t fields_cap;
     uint32_t target, target_bytes; /* in request.head */
@@ -47,7 +47,9 @@ static enum http_parse_result refuse(struct http_parse *p, int status, const cha
 
 /* ---- the library ------------------------------------------------------------------------------------------------- */
 
-static uint32_t offset_of(const struct http_parse *p, const char *at) { return (uint32_t)(at - p->request.head.data); }
+static uint32_t offset_of(const struct http_parse *p, const char *at) {
+    return (uint32_t)(at - p->request.head.data);
+}
 
 static int on_url(library_parser *library, const char *at, size_t bytes) {
     struct http_parse *p = library->data;
@@ -241,8 +243,8 @@ static enum http_parse_result judge_head(struct http_parse *p) {
     if (n_length && check_length(p, http_request_header(r, "Content-Length")) == HTTP_PARSE_BAD) return HTTP_PARSE_BAD;
     if (n_coding && check_codings(p) == HTTP_PARSE_BAD) return HTTP_PARSE_BAD;
 
-    r->keep_alive = !header_lists(r, "Connection", "close") &&
-                    (!r->http_1_0 || header_lists(r, "Connection", "keep-alive"));
+    r->keep_alive =
+        !header_lists(r, "Connection", "close") && (!r->http_1_0 || header_lists(r, "Connection", "keep-alive"));
     const char *expect = http_request_header(r, "Expect");
     if (expect && !r->http_1_0) {
         if (count_header(r, "Expect") > 1 || strcasecmp(expect, "100-continue") != 0)
@@ -265,7 +267,7 @@ static enum http_parse_result finish_head(struct http_parse *p) {
     const char *version = strchr(head + method_bytes + 1, ' ') + 1;
     r->http_1_0 = version[strlen("HTTP/1.")] == '0';
 
-    /* Only values have tabs. http-parser stumbles over them beside a number, and nobody means more by one than a space. */
+    /* Only values have tabs. http-parser stumbles over them beside a number; nobody means more by one than a space. */
     for (size_t i = 0; i < r->head.bytes; i++)
         if (head[i] == '\t') head[i] = ' ';
     library_init(p);
@@ -359,14 +361,27 @@ enum http_parse_result http_parse_feed(struct http_parse *p, const char *data, s
     *used = 0;
     if (!bytes) return HTTP_PARSE_MORE;
     switch (p->phase) {
-    case HEAD: return feed_head(p, data, bytes, used);
-    case BODY_BY_LENGTH: return feed_body(p, data, bytes, used);
-    case BODY_CHUNKED: return feed_chunked(p, data, bytes, used);
-    default: CHECK(!"a request is fed after its end"); return HTTP_PARSE_BAD;
+    case HEAD:
+        return feed_head(p, data, bytes, used);
+    case BODY_BY_LENGTH:
+        return feed_body(p, data, bytes, used);
+    case BODY_CHUNKED:
+        return feed_chunked(p, data, bytes, used);
+    default:
+        CHECK(!"a request is fed after its end");
+        return HTTP_PARSE_BAD;
     }
 }
 
-bool http_parse_started(const struct http_parse *p) { return p->guard.started; }
-const struct http_request *http_parse_request(const struct http_parse *p) { return &p->request; }
-int http_parse_status(const struct http_parse *p) { return p->status; }
-const char *http_parse_message(const struct http_parse *p) { return p->message; }
+bool http_parse_started(const struct http_parse *p) {
+    return p->guard.started;
+}
+const struct http_request *http_parse_request(const struct http_parse *p) {
+    return &p->request;
+}
+int http_parse_status(const struct http_parse *p) {
+    return p->status;
+}
+const char *http_parse_message(const struct http_parse *p) {
+    return p->message;
+}

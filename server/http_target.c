@@ -39,11 +39,13 @@ static bool host_char(char c) { /* reg-name: unreserved, sub-delims, "%" of an e
 bool http_authority_ok(const char *s, size_t bytes) {
     size_t i = 0;
     if (i < bytes && s[i] == '[') {
-        for (i++; i < bytes && (hex_digit(s[i]) >= 0 || s[i] == ':' || s[i] == '.'); i++) {}
+        for (i++; i < bytes && (hex_digit(s[i]) >= 0 || s[i] == ':' || s[i] == '.'); i++) {
+        }
         if (i < 4 || i >= bytes || s[i] != ']') return false;
         i++;
     } else {
-        for (; i < bytes && host_char(s[i]); i++) {}
+        for (; i < bytes && host_char(s[i]); i++) {
+        }
         if (i == 0 && bytes > 0) return false;
     }
     if (i == bytes) return true;

@@ -10,46 +10,27 @@
 #include "kernels/status.h"
 #include "server/http_internal.h"
 
+/* clang-format off */
+static const struct {
+    int status;
+    const char *phrase;
+} reasons[] = {
+    {100, "Continue"}, {200, "OK"}, {201, "Created"}, {202, "Accepted"}, {204, "No Content"},
+    {206, "Partial Content"}, {301, "Moved Permanently"}, {302, "Found"}, {303, "See Other"}, {304, "Not Modified"},
+    {307, "Temporary Redirect"}, {308, "Permanent Redirect"}, {400, "Bad Request"}, {401, "Unauthorized"},
+    {403, "Forbidden"}, {404, "Not Found"}, {405, "Method Not Allowed"}, {406, "Not Acceptable"},
+    {408, "Request Timeout"}, {409, "Conflict"}, {410, "Gone"}, {411, "Length Required"},
+    {412, "Precondition Failed"}, {413, "Content Too Large"}, {415, "Unsupported Media Type"},
+    {416, "Range Not Satisfiable"}, {417, "Expectation Failed"}, {422, "Unprocessable Content"},
+    {424, "Failed Dependency"}, {429, "Too Many Requests"}, {431, "Request Header Fields Too Large"},
+    {500, "Internal Server Error"}, {501, "Not Implemented"}, {502, "Bad Gateway"}, {503, "Service Unavailable"},
+    {504, "Gateway Timeout"}, {505, "HTTP Version Not Supported"},
+};
+/* clang-format on */
+
 static const char *reason_phrase(int status) {
-    switch (status) {
-    case 100: return "Continue";
-    case 200: return "OK";
-    case 201: return "Created";
-    case 202: return "Accepted";
-    case 204: return "No Content";
-    case 206: return "Partial Content";
-    case 301: return "Moved Permanently";
-    case 302: return "Found";
-    case 303: return "See Other";
-    case 304: return "Not Modified";
-    case 307: return "Temporary Redirect";
-    case 308: return "Permanent Redirect";
-    case 400: return "Bad Request";
-    case 401: return "Unauthorized";
-    case 403: return "Forbidden";
-    case 404: return "Not Found";
-    case 405: return "Method Not Allowed";
-    case 406: return "Not Acceptable";
-    case 408: return "Request Timeout";
-    case 409: return "Conflict";
-    case 410: return "Gone";
-    case 411: return "Length Required";
-    case 412: return "Precondition Failed";
-    case 413: return "Content Too Large";
-    case 415: return "Unsupported Media Type";
-    case 416: return "Range Not Satisfiable";
-    case 417: return "Expectation Failed";
-    case 422: return "Unprocessable Content";
-    case 424: return "Failed Dependency";
-    case 429: return "Too Many Requests";
-    case 431: return "Request Header Fields Too Large";
-    case 500: return "Internal Server Error";
-    case 501: return "Not Implemented";
-    case 502: return "Bad Gateway";
-    case 503: return "Service Unavailable";
-    case 504: return "Gateway Timeout";
-    case 505: return "HTTP Version Not Supported";
-    }
+    for (size_t i = 0; i < sizeof reasons / sizeof *reasons; i++)
+        if (reasons[i].status == status) return reasons[i].phrase;
     return status < 400 ? "OK" : "Error";
 }
 
@@ -68,8 +49,10 @@ static void on_written(uv_write_t *write, int status) {
     c->writing = false;
     http_buffer_free(&c->sending);
     if (c->state == CONN_CLOSING) return;
-    if (status < 0) http__conn_close(c);
-    else http__conn_dirty(c);
+    if (status < 0)
+        http__conn_close(c);
+    else
+        http__conn_dirty(c);
 }
 
 void http__conn_flush(struct http_conn *c) {
@@ -102,8 +85,10 @@ void http__conn_flush(struct http_conn *c) {
 /* Appends to the connection's queue. Without memory the connection ends with the next flush, not here, since the caller
  * still holds the exchange: half an answer must not look like a whole one. */
 static void append(struct http_conn *c, const void *data, size_t bytes) {
-    if (c->failed || !http_buffer_append(&c->out, data, bytes)) c->failed = true;
-    else c->n_appended += bytes;
+    if (c->failed || !http_buffer_append(&c->out, data, bytes))
+        c->failed = true;
+    else
+        c->n_appended += bytes;
     http__conn_dirty(c);
 }
 
@@ -143,10 +128,14 @@ static void append_head(struct http_exchange *x, int status, const char *content
         if (strcmp(s->options.cors_origin, "*") != 0) ok = ok && http_buffer_printf(b, "Vary: Origin\r\n");
     }
     if (content_type) ok = ok && http_buffer_printf(b, "Content-Type: %s\r\n", content_type);
-    if (x->chunked) ok = ok && http_buffer_printf(b, "Transfer-Encoding: chunked\r\n");
-    else if (bytes >= 0 && !no_content) ok = ok && http_buffer_printf(b, "Content-Length: %lld\r\n", (long long)bytes);
-    if (!x->keep_alive) ok = ok && http_buffer_printf(b, "Connection: close\r\n");
-    else if (r->http_1_0) ok = ok && http_buffer_printf(b, "Connection: keep-alive\r\n");
+    if (x->chunked)
+        ok = ok && http_buffer_printf(b, "Transfer-Encoding: chunked\r\n");
+    else if (bytes >= 0 && !no_content)
+        ok = ok && http_buffer_printf(b, "Content-Length: %lld\r\n", (long long)bytes);
+    if (!x->keep_alive)
+        ok = ok && http_buffer_printf(b, "Connection: close\r\n");
+    else if (r->http_1_0)
+        ok = ok && http_buffer_printf(b, "Connection: keep-alive\r\n");
     if (headers && *headers) {
         size_t n = strlen(headers);
         bool ended = n >= 2 && memcmp(headers + n - 2, "\r\n", 2) == 0;
@@ -158,8 +147,8 @@ static void append_head(struct http_exchange *x, int status, const char *content
     http__conn_dirty(c);
 }
 
-static void answer(struct http_exchange *x, int status, const char *content_type, const char *headers,
-                   const void *body, size_t bytes) {
+static void answer(struct http_exchange *x, int status, const char *content_type, const char *headers, const void *body,
+                   size_t bytes) {
     append_head(x, status, content_type, headers, (int64_t)bytes);
     if (bytes && !x->without_body) append(x->conn, body, bytes);
     x->state = EXCHANGE_ANSWERED;
@@ -177,8 +166,10 @@ void http__refuse(struct http_exchange *x, int status, const char *message) {
     const struct http_options *o = &c->server->options;
     char text[1024];
     size_t bytes;
-    if (o->error_body) bytes = o->error_body(c->server->user, status, message, text, sizeof text);
-    else bytes = (size_t)snprintf(text, sizeof text, "%s\n", message);
+    if (o->error_body)
+        bytes = o->error_body(c->server->user, status, message, text, sizeof text);
+    else
+        bytes = (size_t)snprintf(text, sizeof text, "%s\n", message);
     if (bytes > sizeof text) bytes = sizeof text;
     x->must_close = true;
     c->state = CONN_ANSWERING;

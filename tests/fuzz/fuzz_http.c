@@ -1,6 +1,6 @@
-/* Any bytes as a client's stream: the first byte seeds how the rest is split. Requests are parsed one after the other, as
- * a connection does, split and whole, and both must give the same requests; what is accepted must keep the promises of
- * http_parse.h. */
+/* Any bytes as a client's stream: the first byte seeds how the rest is split. Requests are parsed one after the other,
+ * as a connection does, split and whole, and both must give the same requests; what is accepted must keep the promises
+ * of http_parse.h. */
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>

@@ -1,6 +1,7 @@
 /* http_echo - a small server on the HTTP layer alone, for the Python tests.
  *
- *   http_echo [--port N] [--uds PATH] [--NAME VALUE ...]     NAME: an integer of struct http_options, e.g. idle_timeout_ms
+ *   http_echo [--port N] [--uds PATH] [--NAME VALUE ...]     NAME: an integer of struct http_options, e.g.
+ * idle_timeout_ms
  *
  * Prints "listening on PORT" and serves until SIGTERM, which drains, or SIGINT, which closes at once.
  *   GET  /stats                          JSON: connections, queued bytes, resident bytes, counters of callbacks
@@ -8,7 +9,7 @@
  *   GET  /flood?count=N&bytes=B          the same without pauses: one event per loop iteration
  *   GET  /large?bytes=B                  one answer of B bytes
  *   GET  /hold                           no answer at all, until the client leaves
- *   any other                            "METHOD path query\n" and the request's body, with the header X-Echo: 1       */
+ *   any other                            "METHOD path query\n" and the request's body, with the header X-Echo: 1 */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,7 +43,9 @@ static long parameter(const struct http_exchange *x, const char *name, long othe
     return otherwise;
 }
 
-static void on_timer_closed(uv_handle_t *handle) { free(handle->data); }
+static void on_timer_closed(uv_handle_t *handle) {
+    free(handle->data);
+}
 
 static void stream_over(struct stream *t) {
     t->x = NULL;
@@ -173,16 +176,26 @@ static void on_signal(uv_signal_t *handle, int number) {
 
 static void set_option(struct http_options *o, const char *name, const char *value) {
     long n = strtol(value, NULL, 10);
-    if (strcmp(name, "port") == 0) o->port = (int)n;
-    else if (strcmp(name, "uds") == 0) o->uds = value;
-    else if (strcmp(name, "max_header_bytes") == 0) o->max_header_bytes = (size_t)n;
-    else if (strcmp(name, "max_body_bytes") == 0) o->max_body_bytes = (size_t)n;
-    else if (strcmp(name, "max_connections") == 0) o->max_connections = (int)n;
-    else if (strcmp(name, "header_timeout_ms") == 0) o->header_timeout_ms = (int)n;
-    else if (strcmp(name, "body_timeout_ms") == 0) o->body_timeout_ms = (int)n;
-    else if (strcmp(name, "idle_timeout_ms") == 0) o->idle_timeout_ms = (int)n;
-    else if (strcmp(name, "write_timeout_ms") == 0) o->write_timeout_ms = (int)n;
-    else if (strcmp(name, "max_write_buffer") == 0) o->max_write_buffer = (size_t)n;
+    if (strcmp(name, "port") == 0)
+        o->port = (int)n;
+    else if (strcmp(name, "uds") == 0)
+        o->uds = value;
+    else if (strcmp(name, "max_header_bytes") == 0)
+        o->max_header_bytes = (size_t)n;
+    else if (strcmp(name, "max_body_bytes") == 0)
+        o->max_body_bytes = (size_t)n;
+    else if (strcmp(name, "max_connections") == 0)
+        o->max_connections = (int)n;
+    else if (strcmp(name, "header_timeout_ms") == 0)
+        o->header_timeout_ms = (int)n;
+    else if (strcmp(name, "body_timeout_ms") == 0)
+        o->body_timeout_ms = (int)n;
+    else if (strcmp(name, "idle_timeout_ms") == 0)
+        o->idle_timeout_ms = (int)n;
+    else if (strcmp(name, "write_timeout_ms") == 0)
+        o->write_timeout_ms = (int)n;
+    else if (strcmp(name, "max_write_buffer") == 0)
+        o->max_write_buffer = (size_t)n;
     else {
         fprintf(stderr, "http_echo: unknown option --%s\n", name);
         exit(2);

@@ -21,10 +21,11 @@ struct fixture {
     uv_loop_t loop;
     struct http_server *server;
     struct http_exchange *held; /* of the last /hold or /stream */
+    bool close_in_done;
     int n_handled, n_aborted, n_done, n_done_aborted, n_drained;
-    int status;                 /* of the last `done` */
+    int status; /* of the last `done` */
     uint64_t bytes_sent;
-    char paths[1024];           /* of all handled requests, each followed by a space */
+    char paths[1024]; /* of all handled requests, each followed by a space */
     char done_paths[1024];
 };
 
@@ -46,13 +47,16 @@ static void on_done(void *user, const struct http_exchange *x, int status, uint6
     cr_assert(http_peer(x) && *http_peer(x));
     f->n_done++;
     f->n_done_aborted += aborted;
+    if (f->close_in_done) http_server_close(f->server);
     f->status = status;
     f->bytes_sent = bytes_sent;
     snprintf(f->done_paths + strlen(f->done_paths), sizeof f->done_paths - strlen(f->done_paths), "%s%s ",
              http_method(x), http_path(x));
 }
 
-static void on_drained(void *user) { ((struct fixture *)user)->n_drained++; }
+static void on_drained(void *user) {
+    ((struct fixture *)user)->n_drained++;
+}
 
 static void hold(struct fixture *f, struct http_exchange *x) {
     f->held = x;
@@ -78,7 +82,13 @@ static void handle(void *user, struct http_exchange *x) {
         free(large);
     } else if (strcmp(path, "/close") == 0) {
         hold(f, x);
-        http_server_close(f->server); /* aborts x */
+        http_server_close(f->server);         /* aborts x */
+    } else if (strcmp(path, "/burst") == 0) { /* never returns to the loop before the client is cut off */
+        static char block[10000];
+        hold(f, x);
+        http_stream_begin(x, 200, NULL, NULL);
+        while (http_stream_write(x, block, sizeof block)) {
+        }
     } else if (strcmp(path, "/empty") == 0) {
         http_respond(x, 204, NULL, NULL, NULL, 0);
     } else {
@@ -344,7 +354,7 @@ Test(http, streams_are_chunked_and_coalesced) {
     cr_expect_eq(c.bytes, head_bytes); /* nothing leaves inside the call, */
     cr_expect_gt(http_queued_bytes(f.server), 21u);
     turn(&f, 0);
-    client_receive(&c);                /* all of it right before the loop sleeps */
+    client_receive(&c); /* all of it right before the loop sleeps */
     cr_expect_str_eq(c.text + head_bytes, "3\r\none\r\n12\r\ntwotwotwotwotwotwo\r\n");
     cr_expect_eq(http_queued_bytes(f.server), 0u);
     struct http_exchange *x = f.held;
@@ -404,8 +414,10 @@ Test(http, clients_that_leave) {
         cr_expect_eq(f.n_aborted, how);
         struct linger reset = {.l_onoff = 1, .l_linger = 0};
         if (how >= 4) setsockopt(c.fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
-        if (how >= 2) close(c.fd);
-        else shutdown(c.fd, SHUT_WR);
+        if (how >= 2)
+            close(c.fd);
+        else
+            shutdown(c.fd, SHUT_WR);
         for (int i = 0; i < 50 && f.held; i++) turn(&f, 1);
         cr_expect_null(f.held, "way of leaving %d was not noticed within 50 ms", how);
         cr_expect_eq(f.n_aborted, how + 1);
@@ -536,8 +548,10 @@ Test(http, refusal_reaches_a_client_that_is_still_sending) {
     size_t sent = 0;
     for (int i = 0; sent < 4000000 && i < 5000; i++) {
         ssize_t n = send(c.fd, block, sizeof block, MSG_NOSIGNAL);
-        if (n > 0) sent += (size_t)n;
-        else cr_assert_eq(errno, EAGAIN, "the server reset the connection after %zu bytes", sent);
+        if (n > 0)
+            sent += (size_t)n;
+        else
+            cr_assert_eq(errno, EAGAIN, "the server reset the connection after %zu bytes", sent);
         turn(&f, 0);
     }
     cr_expect_geq(sent, 4000000u);
@@ -652,6 +666,19 @@ Test(http, a_slow_reader_is_cut_off) {
     cr_expect_leq(most, 100000u + 100);
     cr_expect_gt(most, 80000u);
     TURN_UNTIL(&f, http_n_connections(f.server) == 0);
+    close(c.fd);
+    stop(&f);
+}
+
+Test(http, a_burst_inside_the_handler_is_cut_off) {
+    struct fixture f;
+    start(&f, NULL);
+    struct client c = client_open(&f);
+    client_send(&f, &c, GET("/burst") GET("/never"));
+    TURN_UNTIL(&f, f.n_aborted == 1);
+    TURN_UNTIL(&f, http_n_connections(f.server) == 0);
+    cr_expect_eq(f.n_done_aborted, 1);
+    cr_expect_str_eq(f.paths, "/burst ");
     close(c.fd);
     stop(&f);
 }
@@ -791,6 +818,42 @@ Test(http, close_inside_the_handler) {
     cr_expect_eq(f.n_aborted, 1);
     cr_expect_eq(f.n_done, 1);
     close(c.fd);
+}
+
+Test(http, close_inside_done) {
+    for (int how = 0; how < 2; how++) { /* with a finished exchange, and with an aborted one */
+        struct fixture f;
+        start(&f, NULL);
+        f.close_in_done = true;
+        struct client c = client_open(&f);
+        client_send(&f, &c, how ? GET("/hold") : GET("/x") GET("/never"));
+        TURN_UNTIL(&f, f.n_handled == 1);
+        if (how) close(c.fd);
+        TURN_UNTIL(&f, http_n_connections(f.server) == 0);
+        stop(&f);
+        cr_expect_eq(f.n_handled, 1);
+        cr_expect_eq(f.n_done, 1);
+        cr_expect_eq(f.n_aborted, how);
+        if (!how) close(c.fd);
+    }
+}
+
+Test(http, addresses) {
+    const char *const hosts[] = {"localhost", "::1", NULL, "0.0.0.0"};
+    for (size_t i = 0; i < sizeof hosts / sizeof *hosts; i++) {
+        struct http_options o = http_default_options();
+        o.host = hosts[i];
+        struct fixture f;
+        start(&f, &o);
+        cr_expect_gt(http_port(f.server), 0);
+        if (i != 1) {
+            struct client c = client_open(&f);
+            client_send(&f, &c, GET("/x"));
+            TURN_UNTIL(&f, client_has(&c, "GET /x?"));
+            close(c.fd);
+        }
+        stop(&f);
+    }
 }
 
 Test(http, opening_fails_with_a_sentence) {

@@ -10,10 +10,10 @@
 
 #define MAX_HEAD 2048
 #define MAX_BODY 1000
-#define HOST "Host: a\r\n"
-#define GET "GET / HTTP/1.1\r\n" HOST
-#define POST "POST / HTTP/1.1\r\n" HOST
-#define CHUNKED POST "Transfer-Encoding: chunked\r\n\r\n"
+#define HOST     "Host: a\r\n"
+#define GET      "GET / HTTP/1.1\r\n" HOST
+#define POST     "POST / HTTP/1.1\r\n" HOST
+#define CHUNKED  POST "Transfer-Encoding: chunked\r\n\r\n"
 
 struct outcome {
     enum http_parse_result result;
@@ -39,9 +39,12 @@ static struct outcome feed(const char *data, size_t bytes, enum splitting splitt
         free(copy);
         cr_assert_leq(used, piece);
         o.used += used;
-        if (o.result == HTTP_PARSE_HEAD) o.saw_head = true;
-        else if (o.result == HTTP_PARSE_MORE) cr_assert_eq(used, piece);
-        else break;
+        if (o.result == HTTP_PARSE_HEAD)
+            o.saw_head = true;
+        else if (o.result == HTTP_PARSE_MORE)
+            cr_assert_eq(used, piece);
+        else
+            break;
     }
     o.status = o.result == HTTP_PARSE_BAD ? http_parse_status(o.parse) : 0;
     if (o.result == HTTP_PARSE_BAD) cr_assert(http_parse_message(o.parse) && *http_parse_message(o.parse));
@@ -197,7 +200,7 @@ Test(http_parse, request_line) {
     REFUSED(400, " GET / HTTP/1.1\r\n");
     REFUSED(400, "\nGET / HTTP/1.1\r\n");
     REFUSED(400, "\rGET / HTTP/1.1\r\n");
-    REFUSED(400, "\x16\x03\x01\x02");              /* a TLS client */
+    REFUSED(400, "\x16\x03\x01\x02"); /* a TLS client */
     REFUSED(400, "G\0T / HTTP/1.1\r\n");
     REFUSED(400, "GET\t/ HTTP/1.1\r\n");
     REFUSED(400, "GET  / HTTP/1.1\r\n");
@@ -205,7 +208,7 @@ Test(http_parse, request_line) {
     REFUSED(400, "GET / HTTP/1.1 \r\n");
     REFUSED(400, "GET / HTTP/1.1\n");
     REFUSED(400, "GET / HTTP/1.1\rX");
-    REFUSED(400, "GET /\r\n");                     /* HTTP/0.9 */
+    REFUSED(400, "GET /\r\n"); /* HTTP/0.9 */
     REFUSED(400, "GET / \r\n");
     REFUSED(400, "GET / http/1.1\r\n");
     REFUSED(400, "GET / HTTP/11\r\n");
@@ -258,7 +261,7 @@ Test(http_parse, targets) {
 
 Test(http_parse, header_lines) {
     REFUSED(400, "GET / HTTP/1.1\r\n Host: a\r\n\r\n");
-    REFUSED(400, GET "X: y\r\n z\r\n\r\n");        /* folded */
+    REFUSED(400, GET "X: y\r\n z\r\n\r\n"); /* folded */
     REFUSED(400, GET "X: y\r\n\tz\r\n\r\n");
     REFUSED(400, GET "X : y\r\n\r\n");
     REFUSED(400, GET "X\t: y\r\n\r\n");
@@ -270,16 +273,19 @@ Test(http_parse, header_lines) {
     REFUSED(400, GET "X: y\rZ: a\r\n\r\n");
     REFUSED(400, GET "X: y\r\r\n\r\n");
     REFUSED(400, GET "X: a\0b\r\n\r\n");
-    REFUSED(400, GET "X: a\x01" "b\r\n\r\n");
-    REFUSED(400, GET "X: a\x0c" "b\r\n\r\n");
-    REFUSED(400, GET "X: a\x7f" "b\r\n\r\n");
+    REFUSED(400, GET "X: a\x01"
+                     "b\r\n\r\n");
+    REFUSED(400, GET "X: a\x0c"
+                     "b\r\n\r\n");
+    REFUSED(400, GET "X: a\x7f"
+                     "b\r\n\r\n");
     REFUSED(400, GET "\rX");
     REFUSED(400, GET "\n");
 }
 
 Test(http_parse, framing_headers) {
-    REFUSED(400, "GET / HTTP/1.1\r\n\r\n");        /* no Host */
-    REFUSED(400, GET HOST "\r\n");                 /* two */
+    REFUSED(400, "GET / HTTP/1.1\r\n\r\n"); /* no Host */
+    REFUSED(400, GET HOST "\r\n");          /* two */
     REFUSED(400, "GET / HTTP/1.0\r\n" HOST HOST "\r\n");
     REFUSED(400, "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n");
     REFUSED(400, "GET / HTTP/1.1\r\nHost: a b\r\n\r\n");
@@ -318,15 +324,16 @@ Test(http_parse, framing_headers) {
 /* What the rest of the server reads off a request. */
 static const struct http_request *request_of(const char *text, struct http_parse **p) {
     struct outcome o = feed(text, strlen(text), RANDOM, 7);
-    cr_assert(o.result == HTTP_PARSE_DONE || o.saw_head || o.result == HTTP_PARSE_HEAD, "status %d: %s", o.status, text);
+    cr_assert(o.result == HTTP_PARSE_DONE || o.saw_head || o.result == HTTP_PARSE_HEAD, "status %d: %s", o.status,
+              text);
     *p = o.parse;
     return http_parse_request(o.parse);
 }
 
 Test(http_parse, views) {
     struct http_parse *p;
-    const struct http_request *r =
-        request_of("DELETE /x HTTP/1.1\r\nHost: a\r\nx-empty:\r\nAuthorization: \t Bearer k:1 \t\r\nX: 1\r\nx: 2\r\n\r\n", &p);
+    const struct http_request *r = request_of(
+        "DELETE /x HTTP/1.1\r\nHost: a\r\nx-empty:\r\nAuthorization: \t Bearer k:1 \t\r\nX: 1\r\nx: 2\r\n\r\n", &p);
     cr_expect_str_eq(r->method, "DELETE");
     cr_expect_eq(r->n_fields, 5u);
     cr_expect_str_eq(http_request_header(r, "authorization"), "Bearer k:1");
@@ -400,8 +407,9 @@ Test(http_parse, bytes_behind_are_left) {
 
 /* Whatever stands in place of one byte, pieces and whole agree, and nothing is read out of bounds. */
 Test(http_parse, every_byte_everywhere) {
-    static const char good[] = "POST /a%20b?c HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: x\r\n\r\n"
-                               "2;e=\"f\"\r\nhi\r\n0\r\nT: u\r\n\r\n";
+    static const char good[] =
+        "POST /a%20b?c HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: x\r\n\r\n"
+        "2;e=\"f\"\r\nhi\r\n0\r\nT: u\r\n\r\n";
     int n_done = 0, n_bad = 0;
     for (size_t at = 0; at < sizeof good - 1; at++) {
         for (int c = 0; c < 256; c++) {
