@@ -127,6 +127,8 @@ Test(http_parse, chunked) {
     REFUSED(400, CHUNKED "5\r\r\nhello\r\n");
     REFUSED(400, CHUNKED "5\r\nhelloXX0\r\n\r\n");
     REFUSED(400, CHUNKED "5\r\nhello\n0\r\n\r\n");
+    REFUSED(400, CHUNKED "5\r\nhelloX\n0\r\n\r\n");
+    REFUSED(400, CHUNKED "5\r\nhello\rX0\r\n\r\n");
     REFUSED(400, CHUNKED "5\r\nhello0\r\n\r\n");
     REFUSED(400, CHUNKED "5;\r\nhello\r\n0\r\n\r\n");
     REFUSED(400, CHUNKED "5;a=\r\nhello\r\n0\r\n\r\n");
