@@ -5,13 +5,17 @@
  *     min_p   e^z >= min_p, that is, at least min_p times as likely as the best token;
  *     top_k   the first k in the order (z descending, id ascending);
  *     top_p   the shortest prefix of that order whose share of the remaining probability is >= top_p; at least one.
- * The draw is argmax of z + Gumbel noise over the kept set (noise.h).
+ * The draw is the argmax of z + Gumbel noise over the kept set (noise.h).
  *
- * A prefix of the order is found by radix selection on z's bits, 11 at a time: a histogram of counts (top_k) or
- * masses (top_p) tells in which bin the prefix ends; the next pass looks only into that bin. Three passes fix the
- * value at which the prefix ends and how many tokens of exactly that value (the lowest ids) belong to it.
+ * Before each step, tokens that it must drop are left out by a bound that takes one pass in vectors:
+ *     top_k   the k-th largest of the maxima of blocks of 64 tokens: at least k tokens are no smaller;
+ *     top_p   log((1 - top_p) S / n), S being the mass of all n: what lies below it has less mass than may be dropped.
+ * What is left, a few thousand tokens of 150,000, goes through a radix selection on z's bits, 11 at a time: a
+ * histogram of counts (top_k) or masses (top_p) tells in which bin the prefix ends; the next pass looks only into that
+ * bin. Three passes fix the value at which the prefix ends and how many tokens of exactly that value (the lowest ids)
+ * belong to it. Masses are summed in fp64, in an order that depends on the row alone.
  *
- * Masses are summed in fp64 in id order. A row is one thread's work. Reads V logits, in passes over scratch. */
+ * A row is one thread's work. Reads V logits; passes over scratch are in vectors. */
 #include "kernels/cpu/cpu.h"
 #include "kernels/noise.h"
 
@@ -21,8 +25,83 @@
 struct candidates {
     int n;
     float *z;     /* [n] */
+    float *mass;  /* [n] e^z; only where a step needs it */
     int32_t *ids; /* [n] */
 };
+
+/* ---- passes over a row: z [V] is padded with -inf to a whole vector ------------------------------------------------- */
+
+INLINE float tame(float x) { return x != x ? -INFINITY : x > FLT_MAX ? FLT_MAX : x; }
+
+static void pad(float *z, int V) {
+    for (int i = V; i % LANES; i++) z[i] = -INFINITY;
+}
+
+static void copy_tamed(float *z, const float *logits, int V) {
+    for (int i = 0; i < V; i++) z[i] = tame(logits[i]);
+    pad(z, V);
+}
+
+static float row_max(const float *z, int V) {
+    vf m = vf_set1(-INFINITY);
+    for (int i = 0; i < V; i += LANES) m = vf_max(m, vf_load(z + i));
+    float best = m[0];
+    for (int i = 1; i < LANES; i++) best = m[i] > best ? m[i] : best;
+    return best;
+}
+
+/* The first maximum. */
+static int argmax(const float *z, int V) {
+    float max = row_max(z, V);
+    for (int i = 0; i < V; i++)
+        if (z[i] == max) return i;
+    return 0;
+}
+
+/* Whether any lane of a comparison's result is set. */
+INLINE bool any(vi mask) {
+#if LANES == 16
+    return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask);
+#elif LANES == 8
+    return !_mm256_testz_si256((__m256i)mask, (__m256i)mask);
+#else
+    return mask[0] | mask[1] | mask[2] | mask[3];
+#endif
+}
+
+/* Those of z [V] that are >= lowest. c->z may be z. */
+static void collect(struct candidates *c, const float *z, int V, float lowest) {
+    c->n = 0;
+    for (int i = 0; i < V; i += LANES) {
+        vf v = vf_load(z + i);
+        if (!any(v >= lowest)) continue;
+        for (int j = 0; j < LANES && i + j < V; j++) {
+            if (!(v[j] >= lowest)) continue;
+            c->z[c->n] = v[j];
+            c->ids[c->n++] = i + j;
+        }
+    }
+}
+
+/* e^z of each, and their sum. */
+static double masses(float *mass, const float *z, int n) {
+    typedef double vd __attribute__((vector_size(LANES * 8)));
+    vd sum = {0};
+    int i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        vf e = vf_exp(vf_load(z + i));
+        vf_store(mass + i, e);
+        sum += __builtin_convertvector(e, vd);
+    }
+    double total = 0;
+    for (int j = 0; j < LANES; j++) total += sum[j];
+    if (i == n) return total;
+    float rest[LANES] = {0};
+    memcpy(rest, z + i, (size_t)(n - i) * sizeof(float));
+    vf_store(rest, vf_exp(vf_load(rest)));
+    for (int j = 0; i + j < n; j++) total += (double)(mass[i + j] = rest[j]);
+    return total;
+}
 
 /* ---- a prefix of the order (z descending, id ascending) ----------------------------------------------------------- */
 
@@ -37,8 +116,8 @@ INLINE uint32_t sort_key(float z) {
     return u & 0x80000000u ? ~u : u | 0x80000000u;
 }
 
-/* Keeps the shortest prefix whose measure reaches `target`: the number of tokens if by_mass is false, else
- * sum of e^z over sum of e^z of all. Keeps at least one token, and all when the target is out of reach. */
+/* Keeps the shortest prefix whose measure reaches `target`: the number of tokens, or with by_mass the sum of their
+ * masses. Keeps at least one token, and all when the target is out of reach. c->mass is not kept up. */
 static void keep_prefix(struct candidates *c, double target, bool by_mass) {
     uint32_t prefix = 0;
     double before = 0; /* measure of the tokens that are surely kept */
@@ -46,17 +125,14 @@ static void keep_prefix(struct candidates *c, double target, bool by_mass) {
     for (int level = 0; level < RADIX_LEVELS; level++) {
         int shift = radix_shift[level], width = level ? radix_shift[level - 1] - shift : 32 - shift;
         int count[RADIX_BINS] = {0};
-        double mass[RADIX_BINS] = {0}, total = 0;
+        double mass[RADIX_BINS] = {0};
         for (int i = 0; i < c->n; i++) {
             uint32_t key = sort_key(c->z[i]);
             if (level && (key ^ prefix) >> radix_shift[level - 1]) continue;
             int bin = (int)(key >> shift & ((1u << width) - 1));
-            double m = by_mass ? (double)expf(c->z[i]) : 1;
             count[bin]++;
-            mass[bin] += m;
-            total += m;
+            mass[bin] += by_mass ? (double)c->mass[i] : 1;
         }
-        if (!level && by_mass) target *= total;
         int chosen = -1;
         for (int bin = RADIX_BINS - 1; bin >= 0; bin--) {
             if (!count[bin]) continue;
@@ -78,6 +154,37 @@ static void keep_prefix(struct candidates *c, double target, bool by_mass) {
         c->ids[n++] = c->ids[i];
     }
     c->n = n;
+}
+
+/* The first k of z [V], among those >= lowest. c->mass, free for now, holds the maxima of blocks of tokens. */
+static void collect_top(struct candidates *c, const float *z, int V, int k, float lowest) {
+    enum { BLOCK = 64 };
+    int n_blocks = V / BLOCK; /* a last one that is not whole does not count: the bound is only lower */
+    if (k <= n_blocks / 2) {
+        struct candidates maxima = {.n = n_blocks, .z = c->mass, .ids = c->ids};
+        for (int i = 0; i < n_blocks; i++) maxima.z[i] = row_max(z + i * BLOCK, BLOCK);
+        keep_prefix(&maxima, k, false);
+        float bound = INFINITY;
+        for (int i = 0; i < maxima.n; i++) bound = maxima.z[i] < bound ? maxima.z[i] : bound;
+        if (bound > lowest) lowest = bound;
+    }
+    collect(c, z, V, lowest);
+    if (k < c->n) keep_prefix(c, k, false);
+}
+
+/* The shortest prefix of the candidates whose share of their mass is >= top_p. */
+static void keep_top_p(struct candidates *c, float top_p) {
+    double total = masses(c->mass, c->z, c->n), target = top_p * total;
+    double bound = log((total - target) / c->n) - 1e-3; /* far more than what is lost to rounding */
+    int n = 0;
+    for (int i = 0; i < c->n; i++) {
+        if (c->z[i] < bound) continue;
+        c->z[n] = c->z[i];
+        c->mass[n] = c->mass[i];
+        c->ids[n++] = c->ids[i];
+    }
+    if (n) c->n = n;
+    keep_prefix(c, target, true);
 }
 
 /* Whether candidate i comes after j in the order. */
@@ -107,27 +214,81 @@ static void sort_candidates(struct candidates *c) {
     }
 }
 
-/* ---- one row ------------------------------------------------------------------------------------------------------ */
+/* ---- the draw ------------------------------------------------------------------------------------------------------ */
 
-INLINE float tame(float x) { return x != x ? -INFINITY : x > FLT_MAX ? FLT_MAX : x; }
-
-static void copy_tamed(float *z, const float *logits, int V) {
-    for (int i = 0; i < V; i++) z[i] = tame(logits[i]);
+/* noise_bits of LANES ids. */
+INLINE vu noise_lanes(uint64_t seed, int64_t position, vu ids) {
+#if defined(__x86_64__)
+    typedef uint64_t vw __attribute__((vector_size(LANES * 4)));
+#if LANES == 16
+#define MULTIPLY(a, b) (vw) _mm512_mul_epu32((__m512i)(a), (__m512i)(b))
+#elif LANES == 8
+#define MULTIPLY(a, b) (vw) _mm256_mul_epu32((__m256i)(a), (__m256i)(b))
+#else
+#define MULTIPLY(a, b) (vw) _mm_mul_epu32((__m128i)(a), (__m128i)(b))
+#endif
+    /* 32 x 32 to 64 bits exists for the even lanes; the odd ones are shifted there, and the halves put together. */
+    const vw low = (vw){0} + 0xffffffffu;
+    vu c0 = ids, zero = {0}, c1 = zero + (uint32_t)position, c2 = zero + (uint32_t)((uint64_t)position >> 32), c3 = zero;
+    vu m0 = zero + 0xD2511F53u, m1 = zero + 0xCD9E8D57u;
+    uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
+    for (int round = 0; round < 10; round++) {
+        vw a_even = MULTIPLY(c0, m0), a_odd = MULTIPLY((vw)c0 >> 32, m0);
+        vw b_even = MULTIPLY(c2, m1), b_odd = MULTIPLY((vw)c2 >> 32, m1);
+        vu a_high = (vu)(a_even >> 32 | (a_odd & ~low)), a_low = (vu)((a_even & low) | a_odd << 32);
+        vu b_high = (vu)(b_even >> 32 | (b_odd & ~low)), b_low = (vu)((b_even & low) | b_odd << 32);
+        c0 = b_high ^ c1 ^ k0;
+        c2 = a_high ^ c3 ^ k1;
+        c1 = b_low;
+        c3 = a_low;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    return c0;
+#undef MULTIPLY
+#else
+    vu bits;
+    for (int i = 0; i < LANES; i++) bits[i] = noise_bits(seed, position, (int32_t)ids[i]);
+    return bits;
+#endif
 }
 
-/* The first maximum. */
-static int argmax(const float *z, int n) {
-    int best = 0;
-    for (int i = 1; i < n; i++)
-        if (z[i] > z[best]) best = i;
-    return best;
+/* The draw from tokens ids[i] (NULL: i) with z[i] >= lowest; z [n] is padded with -inf. `first` is the likeliest.
+ *
+ * noise is -log(-log(1 - u)) <= -log(u), so a token can only win with u <= e^(z - best so far): that much is tested
+ * in vectors, and the few that pass are computed as noise.h says. */
+static int32_t draw(const float *z, const int32_t *ids, int n, float lowest, int first, const struct sample_params *p) {
+    int32_t best_id = ids ? ids[first] : first;
+    float best = z[first] + noise_gumbel(p->seed, p->position, best_id);
+    for (int i = 0; i < n; i += LANES) {
+        vf v = vf_load(z + i);
+        if (!any((v >= lowest) & (v + NOISE_GUMBEL_MAX >= best))) continue;
+        vu id;
+        for (int j = 0; j < LANES; j++) id[j] = (uint32_t)(i + j);
+        if (ids) memcpy(&id, ids + i, sizeof id);
+        vu bits = noise_lanes(p->seed, p->position, id);
+        vf u = __builtin_convertvector(bits, vf) * 0x1p-32f;
+        vi may = (v >= lowest) & (u <= vf_exp(v - best) * 1.0001f + 0x1p-32f);
+        if (!any(may)) continue;
+        for (int j = 0; j < LANES; j++) {
+            if (!may[j]) continue;
+            float score = v[j] + noise_gumbel(p->seed, p->position, (int32_t)id[j]);
+            if (score < best || (score == best && (int32_t)id[j] >= best_id)) continue;
+            best = score;
+            best_id = (int32_t)id[j];
+        }
+    }
+    return best_id;
 }
+
+/* ---- one row ------------------------------------------------------------------------------------------------------- */
 
 /* Allowed ids, biases, penalties: z [V] becomes what greedy decoding takes the maximum of. */
 static void adjust(float *z, const float *logits, const struct sample_params *p, int V) {
     if (p->allowed) {
         for (int i = 0; i < V; i++) z[i] = -INFINITY;
         for (int i = 0; i < p->n_allowed; i++) z[p->allowed[i]] = tame(logits[p->allowed[i]]);
+        pad(z, V);
     } else {
         copy_tamed(z, logits, V);
     }
@@ -143,19 +304,9 @@ static void adjust(float *z, const float *logits, const struct sample_params *p,
     }
 }
 
-static int32_t draw(const struct candidates *c, const struct sample_params *p) {
-    int first = argmax(c->z, c->n);
-    int32_t best_id = c->ids[first];
-    float best = c->z[first] + noise_gumbel(p->seed, p->position, best_id);
-    for (int i = 0; i < c->n; i++) {
-        if (c->z[i] + NOISE_GUMBEL_MAX < best) continue; /* cannot win */
-        float score = c->z[i] + noise_gumbel(p->seed, p->position, c->ids[i]);
-        if (score > best || (score == best && c->ids[i] < best_id)) best = score, best_id = c->ids[i];
-    }
-    return best_id;
-}
-
-static int32_t sample_row(float *z, int32_t *ids, const float *logits, const struct sample_params *p, int V) {
+/* scratch: three rows of `stride` floats. */
+static int32_t sample_row(float *scratch, size_t stride, const float *logits, const struct sample_params *p, int V) {
+    float *z = scratch;
     adjust(z, logits, p, V);
     int best = argmax(z, V);
     float max = z[best];
@@ -165,17 +316,16 @@ static int32_t sample_row(float *z, int32_t *ids, const float *logits, const str
     }
     if (p->temperature == 0) return best;
 
-    struct candidates c = {.z = z, .ids = ids};
-    float lowest = p->min_p > 0 ? logf(p->min_p) : -FLT_MAX;
-    for (int i = 0; i < V; i++) {
-        float v = (z[i] - max) / p->temperature;
-        if (!(v >= lowest) && i != best) continue;
-        z[c.n] = v;
-        ids[c.n++] = i;
-    }
-    if (p->top_k > 0 && p->top_k < c.n) keep_prefix(&c, p->top_k, false);
-    if (p->top_p < 1) keep_prefix(&c, p->top_p, true);
-    return draw(&c, p);
+    for (int i = 0; i < V; i += LANES) vf_store(z + i, (vf_load(z + i) - max) / p->temperature);
+    float lowest = p->min_p > 0 ? fminf(logf(p->min_p), 0) : -FLT_MAX;
+    bool top_k = p->top_k > 0 && p->top_k < V;
+    if (!top_k && !(p->top_p < 1)) return draw(z, NULL, V, lowest, best, p);
+    struct candidates c = {.z = z, .mass = scratch + stride, .ids = (int32_t *)(scratch + 2 * stride)};
+    if (top_k) collect_top(&c, z, V, p->top_k, lowest);
+    else collect(&c, z, V, lowest);
+    if (p->top_p < 1) keep_top_p(&c, p->top_p);
+    pad(z, c.n);
+    return draw(z, c.ids, c.n, -FLT_MAX, argmax(z, c.n), p);
 }
 
 struct sample_op {
@@ -189,9 +339,8 @@ struct sample_op {
 static void sample_rows(void *arg, struct share *share) {
     const struct sample_op *o = arg;
     float *z = scratch_of(o->e, share);
-    int32_t *scratch_ids = (int32_t *)(z + cpu_of(o->e)->vocab_floats);
     for (int r, last; threads_take(share, &r, &last);)
-        o->ids[r] = sample_row(z, scratch_ids, o->logits + (size_t)r * o->V, &o->params[r], o->V);
+        o->ids[r] = sample_row(z, cpu_of(o->e)->vocab_floats, o->logits + (size_t)r * o->V, &o->params[r], o->V);
 }
 
 void CPU(sample)(struct exec *e, int32_t *ids, const float *logits, const struct sample_params *params, int R, int V) {
@@ -201,12 +350,20 @@ void CPU(sample)(struct exec *e, int32_t *ids, const float *logits, const struct
 
 /* ---- log-probabilities -------------------------------------------------------------------------------------------- */
 
-static double log_sum_exp(const float *z, int V) {
-    float max = z[argmax(z, V)];
+/* log of the sum of e^z; scratch [V]. */
+static double log_sum_exp(float *scratch, const float *z, int V) {
+    float max = row_max(z, V);
     if (max == -INFINITY) return -INFINITY;
-    double sum = 0;
-    for (int i = 0; i < V; i++) sum += (double)expf(z[i] - max);
-    return (double)max + log(sum);
+    for (int i = 0; i < V; i += LANES) vf_store(scratch + i, vf_load(z + i) - max);
+    return (double)max + log(masses(scratch, scratch, V));
+}
+
+/* How many of z [V] come before token `target`, and it. */
+static int rank_of(const float *z, int V, int32_t target) {
+    int rank = 1;
+    for (int i = 0; i < target; i++) rank += z[i] >= z[target];
+    for (int i = target + 1; i < V; i++) rank += z[i] > z[target];
+    return rank;
 }
 
 struct logprobs_op {
@@ -219,17 +376,16 @@ struct logprobs_op {
     int V;
 };
 
-static void logprobs_row(struct token_logprob *out, float *z, int32_t *ids, const float *logits, int32_t target,
+/* scratch: three rows of `stride` floats. */
+static void logprobs_row(struct token_logprob *out, float *scratch, size_t stride, const float *logits, int32_t target,
                          int n_top, int V) {
+    float *z = scratch, *mass = scratch + stride;
     copy_tamed(z, logits, V);
-    double lse = log_sum_exp(z, V);
-    int rank = 1;
-    for (int i = 0; i < V; i++) rank += z[i] > z[target] || (z[i] == z[target] && i < target);
-    out[0] = (struct token_logprob){.id = target, .logprob = (float)(z[target] - lse), .rank = rank};
+    double lse = log_sum_exp(mass, z, V);
+    out[0] = (struct token_logprob){.id = target, .logprob = (float)(z[target] - lse), .rank = rank_of(z, V, target)};
     if (!n_top) return;
-    struct candidates c = {.n = V, .z = z, .ids = ids};
-    for (int i = 0; i < V; i++) ids[i] = i;
-    if (n_top < V) keep_prefix(&c, n_top, false);
+    struct candidates c = {.z = z, .mass = mass, .ids = (int32_t *)(scratch + 2 * stride)};
+    collect_top(&c, z, V, n_top, -INFINITY);
     sort_candidates(&c);
     for (int i = 0; i < c.n; i++)
         out[1 + i] = (struct token_logprob){.id = c.ids[i], .logprob = (float)(c.z[i] - lse), .rank = i + 1};
@@ -238,11 +394,10 @@ static void logprobs_row(struct token_logprob *out, float *z, int32_t *ids, cons
 static void logprobs_rows(void *arg, struct share *share) {
     const struct logprobs_op *o = arg;
     float *z = scratch_of(o->e, share);
-    int32_t *ids = (int32_t *)(z + cpu_of(o->e)->vocab_floats);
     for (int r, last; threads_take(share, &r, &last);)
         if (o->n_top[r] >= 0)
-            logprobs_row(o->out + (size_t)r * o->stride, z, ids, o->logits + (size_t)r * o->V, o->targets[r],
-                         o->n_top[r], o->V);
+            logprobs_row(o->out + (size_t)r * o->stride, z, cpu_of(o->e)->vocab_floats,
+                         o->logits + (size_t)r * o->V, o->targets[r], o->n_top[r], o->V);
 }
 
 void CPU(token_logprobs)(struct exec *e, struct token_logprob *out, int stride, const float *logits,

@@ -31,8 +31,8 @@ static int open_cpu(struct exec *e, char *err, size_t err_bytes) {
     s->row_floats = ROW_FLOATS(o->max_width);
     s->vocab_floats = ROW_FLOATS(o->vocab);
     /* A thread runs one op at a time: rows of an elementwise op, a panel of linear's 16 bf16 rows behind 4 tiles, a
-     * row of logits with its ids, a unit of attention. */
-    size_t need[] = {8 * s->row_floats + 1024, 16 * ROW_FLOATS(o->max_width), 2 * s->vocab_floats, LINEAR_WIDE_FLOATS,
+     * row of logits with masses and ids, a unit of attention. */
+    size_t need[] = {8 * s->row_floats + 1024, 16 * ROW_FLOATS(o->max_width), 3 * s->vocab_floats, LINEAR_WIDE_FLOATS,
                      CPU(attention_floats)(o->max_head_dim)};
     for (size_t i = 0; i < sizeof need / sizeof *need; i++)
         if (s->scratch_floats < need[i]) s->scratch_floats = need[i];
