@@ -71,9 +71,9 @@ static int check_length(struct call *c, const struct ids *ids, const char *param
     if (ids->n + answer <= max) return 0;
     if (ids->n + (answer > 0) > max)
         return api_error_set(&c->error, 400, param,
-                             "This model's maximum context length is %zu tokens, but the %s have %zu tokens, and at "
-                             "least one is needed for the answer. Please shorten the %s.",
-                             max, param, ids->n, param);
+                             "This model's maximum context length is %zu tokens, but there are %zu tokens in the %s, "
+                             "and at least one is needed for the answer. Please shorten the %s.",
+                             max, ids->n, param, param);
     return api_error_set(&c->error, 400, "max_tokens",
                          "This model's maximum context length is %zu tokens, but %zu were requested: %zu in the %s and "
                          "max_tokens = %zu. Please shorten either.",
