@@ -103,10 +103,9 @@ static int make_prompts(struct call *c) {
 int api_prepare(struct call *c, const char *body, size_t bytes) {
     int status = api_request_parse(&c->request, c->kind, body, bytes, &c->server->defaults, &c->error);
     if (!status) status = check_model(c);
-    if (!status && c->kind == API_DETOKENIZE) {
-        const struct api_prompt *p = &c->request.prompts[0];
-        c->text = tokenizer_decode(c->server->tokenizer, p->ids, p->n_ids, false, &c->text_bytes);
-        return 0;
-    }
-    return status ? status : make_prompts(c);
+    if (!status && c->kind != API_DETOKENIZE) status = make_prompts(c);
+    if (status) return status;
+    if (c->kind == API_TOKENIZE) api_tokenize_write(c, &c->prepared);
+    if (c->kind == API_DETOKENIZE) api_detokenize_write(c, &c->prepared);
+    return 0;
 }

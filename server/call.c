@@ -56,6 +56,24 @@ void call_ref(struct call *c) {
     c->n_refs++;
 }
 
+static void free_contents(struct call *c) {
+    for (int i = 0; i < c->n_choices; i++) choice_deinit(&c->choices[i]);
+    free(c->choices);
+    for (int i = 0; i < c->n_prompts; i++) ids_deinit(&c->prompts[i]);
+    free(c->prompts);
+    api_request_deinit(&c->request);
+    out_deinit(&c->prepared);
+}
+
+static void on_free(uv_work_t *work) {
+    free_contents(work->data);
+}
+
+static void on_freed(uv_work_t *work, int status) {
+    (void)status;
+    free(work->data);
+}
+
 void call_unref(struct call *c) {
     struct server *s = c->server;
     if (--c->n_refs) return;
@@ -65,13 +83,11 @@ void call_unref(struct call *c) {
         s->calls = c->next;
     if (c->next) c->next->prev = c->prev;
     if (c->in_flight) s->n_in_flight--;
-    for (int i = 0; i < c->n_choices; i++) choice_deinit(&c->choices[i]);
-    free(c->choices);
-    for (int i = 0; i < c->n_prompts; i++) ids_deinit(&c->prompts[i]);
-    free(c->prompts);
-    api_request_deinit(&c->request);
-    free(c->text);
-    free(c->body);
+    if (c->body_bytes) { /* freeing the millions of nodes of a long body takes as long as parsing it */
+        CHECK_EQ(uv_queue_work(&s->loop, &c->work, on_free, on_freed), 0);
+        return;
+    }
+    free_contents(c);
     free(c);
 }
 

@@ -76,12 +76,16 @@ static void completions(struct call *c) {
     generate(c, &api_completions, API_COMPLETION);
 }
 
+static void answer_prepared(struct call *c) {
+    call_respond_json(c, &c->prepared);
+}
+
 static void tokenize(struct call *c) {
-    call_prepare(c, API_TOKENIZE, api_tokenize);
+    call_prepare(c, API_TOKENIZE, answer_prepared);
 }
 
 static void detokenize(struct call *c) {
-    call_prepare(c, API_DETOKENIZE, api_detokenize);
+    call_prepare(c, API_DETOKENIZE, answer_prepared);
 }
 
 /* ---- the table ------------------------------------------------------------------------------------------------------

@@ -97,7 +97,7 @@ struct call {
     bool id_is_clients;
     uint64_t started_ns; /* uv_hrtime at the request's first byte */
     char *body;          /* owned copy while a worker has it: what api_prepare writes is the worker's then */
-    size_t body_bytes;
+    size_t body_bytes;   /* 0: the body was read on the loop */
     uv_work_t work;
 
     enum api_kind kind;
@@ -105,9 +105,8 @@ struct call {
     struct api_error error; /* of the answer, when status is not 0 */
     struct ids *prompts;    /* owned [n_prompts]: what api_prepare made */
     int n_prompts;
-    bool opens_thinking; /* the rendered prompt ends inside <think> */
-    char *text;          /* owned: detokenize's answer */
-    size_t text_bytes;
+    bool opens_thinking;            /* the rendered prompt ends inside <think> */
+    struct out prepared;            /* the whole answer, where no model is asked */
     void (*answer)(struct call *c); /* after api_prepare */
 
     const struct api *api;  /* endpoints that ask a model */
@@ -144,10 +143,10 @@ void call_done(void *server, const struct http_exchange *x, int status, uint64_t
                bool aborted);
 size_t call_error_body(void *user, int status, const char *message, char *buffer, size_t buffer_bytes);
 
-/* ---- api_prompt.c: from the body to token ids. Pure but for the call's own fields
- * ------------------------------------ */
+/* ---- api_prompt.c: from the body to token ids. Pure but for the call's own fields ---------------------------------
+ */
 
-/* 0, or c->error is filled. */
+/* 0, or c->error is filled. Makes the prompts, or the whole answer of /tokenize and /detokenize. */
 int api_prepare(struct call *c, const char *body, size_t bytes);
 
 /* ---- generation.c: choices ------------------------------------------------------------------------------------------
@@ -212,8 +211,8 @@ void choice_take_tokens(struct choice *choice, const struct engine_event *event)
 extern const struct api api_chat;        /* api_chat.c */
 extern const struct api api_completions; /* api_completions.c */
 
-void api_tokenize(struct call *c); /* api_tokenize.c: `answer`s */
-void api_detokenize(struct call *c);
+void api_tokenize_write(const struct call *c, struct out *out); /* api_tokenize.c: may run on a worker */
+void api_detokenize_write(const struct call *c, struct out *out);
 void api_models(struct call *c); /* api_models.c: route handlers */
 void api_model(struct call *c);
 

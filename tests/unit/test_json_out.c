@@ -69,6 +69,17 @@ Test(json_out, floats) {
     out_deinit(&o);
 }
 
+Test(json_out, integers) {
+    struct out o = {0};
+    static const int64_t values[] = {0, 7, -1, 10, 151935, INT64_MAX, INT64_MIN};
+    for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
+        json_out_int(&o, values[i]);
+        out_char(&o, ' ');
+    }
+    cr_assert_str_eq(o.data, "0 7 -1 10 151935 9223372036854775807 -9223372036854775808 ");
+    out_deinit(&o);
+}
+
 Test(json_out, growth) {
     struct out o = {0};
     for (int i = 0; i < 10000; i++) out_format(&o, "%d,", i % 10);
