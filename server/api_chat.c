@@ -8,8 +8,7 @@
 
 #include <string.h>
 
-/* ---- taking in ------------------------------------------------------------------------------------------------------
- */
+/* ---- taking in --------------------------------------------------------------------------------------------------- */
 
 static bool looks_for_calls(const struct call *c) {
     return c->request.tools && c->server->options->parse_tool_calls;
@@ -53,8 +52,7 @@ static void take(struct choice *choice, const struct engine_event *event) {
     out_deinit(&content);
 }
 
-/* ---- writing --------------------------------------------------------------------------------------------------------
- */
+/* ---- writing ----------------------------------------------------------------------------------------------------- */
 
 static int n_calls(const struct choice *choice) {
     int n = choice->tools.n_calls;

@@ -49,8 +49,7 @@ static void *allocate(size_t n, size_t size) {
     return p;
 }
 
-/* ---- plain fields ---------------------------------------------------------------------------------------------------
- */
+/* ---- plain fields ------------------------------------------------------------------------------------------------ */
 
 struct field {
     const char *name;
@@ -145,8 +144,7 @@ static int parse_fields(struct api_request *r, const struct field *fields, struc
     return status;
 }
 
-/* ---- what is refused ------------------------------------------------------------------------------------------------
- */
+/* ---- what is refused --------------------------------------------------------------------------------------------- */
 
 static const struct {
     const char *name, *why;
@@ -187,8 +185,7 @@ static int check_refused(const cJSON *tree, struct api_error *error) {
     return 0;
 }
 
-/* ---- sampling -------------------------------------------------------------------------------------------------------
- */
+/* ---- sampling ---------------------------------------------------------------------------------------------------- */
 
 static int parse_max_tokens(struct api_request *r, struct api_error *error) {
     static const char *const names[] = {"max_tokens", "max_completion_tokens"}; /* the later one wins */
@@ -391,8 +388,7 @@ static int parse_generation(struct api_request *r, const struct api_defaults *d,
     return 0;
 }
 
-/* ---- messages and tools ---------------------------------------------------------------------------------------------
- */
+/* ---- messages and tools ------------------------------------------------------------------------------------------ */
 
 static int parse_template_kwargs(struct api_request *r, int default_thinking, struct api_error *error) {
     const cJSON *kwargs = member(r->tree, "chat_template_kwargs"), *thinking = member(kwargs, "enable_thinking");
@@ -450,8 +446,7 @@ static int parse_messages(struct api_request *r, const struct api_defaults *d, s
     return status ? status : parse_tools(r, error);
 }
 
-/* ---- prompts --------------------------------------------------------------------------------------------------------
- */
+/* ---- prompts ----------------------------------------------------------------------------------------------------- */
 
 static int parse_prompt(struct api_request *r, const cJSON *item, int vocab, const char *param,
                         struct api_error *error) {
@@ -508,8 +503,7 @@ static int parse_detokenize(struct api_request *r, const struct api_defaults *d,
     return parse_prompt(r, tokens, d->vocab, "tokens", error);
 }
 
-/* ---- the whole ------------------------------------------------------------------------------------------------------
- */
+/* ---- the whole --------------------------------------------------------------------------------------------------- */
 
 static int parse_tree(struct api_request *r, const struct api_defaults *d, struct api_error *error) {
     const cJSON *item;

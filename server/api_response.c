@@ -50,8 +50,7 @@ const char *response_finish_reason(enum finish_reason reason) {
     return reason == FINISH_STOP ? "stop" : reason == FINISH_LENGTH ? "length" : NULL;
 }
 
-/* ---- tokens and their log probabilities -----------------------------------------------------------------------------
- */
+/* ---- tokens and their log probabilities -------------------------------------------------------------------------- */
 
 void response_token(struct out *o, struct token_style style, int32_t id) {
     size_t bytes;

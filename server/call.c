@@ -13,8 +13,7 @@
  * other clients' streams should wait. */
 #define WORKER_BODY_BYTES ((size_t)64 << 10)
 
-/* ---- life -----------------------------------------------------------------------------------------------------------
- */
+/* ---- life -------------------------------------------------------------------------------------------------------- */
 
 /* An id that may stand in a header and in a log. */
 static bool id_is_plain(const char *id) {
@@ -95,8 +94,7 @@ double call_seconds(const struct call *c) {
     return (double)(uv_hrtime() - c->started_ns) * 1e-9;
 }
 
-/* ---- answers --------------------------------------------------------------------------------------------------------
- */
+/* ---- answers ----------------------------------------------------------------------------------------------------- */
 
 const char *call_headers(const struct call *c, const char *headers, char *buffer, size_t buffer_bytes) {
     if (!c->server->options->request_id_headers) return headers;
@@ -129,8 +127,7 @@ void call_fail(struct call *c, int status, const char *param, const char *messag
     call_fail_headers(c, status, NULL, param, message);
 }
 
-/* ---- the body -------------------------------------------------------------------------------------------------------
- */
+/* ---- the body ---------------------------------------------------------------------------------------------------- */
 
 /* On the loop, when the body was read. */
 static void prepared(struct call *c) {
@@ -176,8 +173,7 @@ void call_prepare(struct call *c, enum api_kind kind, void (*answer)(struct call
     CHECK_EQ(uv_queue_work(&c->server->loop, &c->work, on_work, on_worked), 0);
 }
 
-/* ---- http.h's callbacks ---------------------------------------------------------------------------------------------
- */
+/* ---- http.h's callbacks ------------------------------------------------------------------------------------------ */
 
 void call_aborted(void *user, struct http_exchange *x) {
     struct call *c = user;

@@ -15,14 +15,14 @@
 #define STREAM_HEADERS "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
 #define RETRY_HEADERS  "Retry-After: 1\r\n"
 
-/* ---- submitting -----------------------------------------------------------------------------------------------------
- */
+/* ---- submitting -------------------------------------------------------------------------------------------------- */
 
 static void choice_init(struct call *c, int index) {
     const struct server *s = c->server;
     struct choice *choice = &c->choices[index];
-    bool may_think = c->kind == API_CHAT && s->options->split_reasoning && chat_template_thinks(s->chat_template) &&
-                     c->request.chat.enable_thinking != 0 && !c->request.chat.continue_final_message;
+    bool may_think = chat_template_thinks(s->chat_template) && c->request.chat.enable_thinking != 0 &&
+                     !c->request.chat.continue_final_message;
+    bool splits = c->kind == API_CHAT && s->options->split_reasoning && (may_think || c->opens_thinking);
     *choice = (struct choice){
         .call = c,
         .index = index,
@@ -31,7 +31,7 @@ static void choice_init(struct call *c, int index) {
         .stop_token = -1,
         .thinking = c->opens_thinking,
     };
-    reasoning_begin(&choice->split, may_think || c->opens_thinking, c->opens_thinking);
+    reasoning_begin(&choice->split, splits, c->opens_thinking);
 }
 
 void choice_deinit(struct choice *choice) {
@@ -123,8 +123,7 @@ void generation_cancel(struct call *c) {
         if (c->choices[i].open) engine_cancel(c->server->engine, c->choices[i].engine_id);
 }
 
-/* ---- the pieces that all answers share ------------------------------------------------------------------------------
- */
+/* ---- the pieces that all answers share --------------------------------------------------------------------------- */
 
 struct token_style call_token_style(const struct call *c) {
     return (struct token_style){c->server->tokenizer, c->request.return_tokens_as_token_ids};
@@ -199,8 +198,7 @@ void choice_take_tokens(struct choice *choice, const struct engine_event *event)
                                  (int)c->prompts[choice->prompt_id].n);
 }
 
-/* ---- answering ------------------------------------------------------------------------------------------------------
- */
+/* ---- answering --------------------------------------------------------------------------------------------------- */
 
 static void answer_whole(struct call *c) {
     struct out out = {0};
@@ -257,8 +255,7 @@ void generation_fail(struct call *c, int status, const char *message) {
     out_deinit(&out);
 }
 
-/* ---- events ---------------------------------------------------------------------------------------------------------
- */
+/* ---- events ------------------------------------------------------------------------------------------------------ */
 
 static void observe_end(struct choice *choice, enum finish_reason reason) {
     struct metrics *m = choice->call->server->metrics;

@@ -54,8 +54,7 @@ static const struct {
 #undef X
 };
 
-/* ---- observing ------------------------------------------------------------------------------------------------------
- */
+/* ---- observing --------------------------------------------------------------------------------------------------- */
 
 static void observe(struct histogram *h, double value) {
     int i = 0;
@@ -116,8 +115,7 @@ void metrics_http(struct metrics *m, const char *handler, const char *method, in
     observe(&m->http[i].seconds, seconds);
 }
 
-/* ---- the page -------------------------------------------------------------------------------------------------------
- */
+/* ---- the page ---------------------------------------------------------------------------------------------------- */
 
 static void out_head(struct out *out, const char *name, const char *type, const char *help) {
     out_format(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);

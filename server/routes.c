@@ -7,8 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* ---- the operators' endpoints ---------------------------------------------------------------------------------------
- */
+/* ---- the operators' endpoints ------------------------------------------------------------------------------------ */
 
 static void health(struct call *c) {
     if (c->server->draining)
@@ -45,8 +44,7 @@ static void metrics(struct call *c) {
     out_deinit(&out);
 }
 
-/* ---- the models' endpoints ------------------------------------------------------------------------------------------
- */
+/* ---- the models' endpoints --------------------------------------------------------------------------------------- */
 
 static void generate(struct call *c, const struct api *api, enum api_kind kind) {
     struct server *s = c->server;
@@ -88,8 +86,7 @@ static void detokenize(struct call *c) {
     call_prepare(c, API_DETOKENIZE, answer_prepared);
 }
 
-/* ---- the table ------------------------------------------------------------------------------------------------------
- */
+/* ---- the table --------------------------------------------------------------------------------------------------- */
 
 static const struct route routes[] = {
     {"/v1/chat/completions", "POST", chat_completions, .open = false},

@@ -35,8 +35,7 @@ struct server_options server_default_options(void) {
     };
 }
 
-/* ---- the engine's events --------------------------------------------------------------------------------------------
- */
+/* ---- the engine's events ----------------------------------------------------------------------------------------- */
 
 static void on_engine(void *arg) { /* on the engine's thread */
     uv_async_send(arg);
@@ -54,8 +53,7 @@ static void on_wake(uv_async_t *wake) {
     server_check_drained(s);
 }
 
-/* ---- the end --------------------------------------------------------------------------------------------------------
- */
+/* ---- the end ----------------------------------------------------------------------------------------------------- */
 
 static void stop(struct server *s) {
     s->stopped = true;
@@ -103,8 +101,7 @@ static void on_signal(uv_signal_t *handle, int number) {
     http_server_drain(s->http, on_drained);
 }
 
-/* ---- the start ------------------------------------------------------------------------------------------------------
- */
+/* ---- the start --------------------------------------------------------------------------------------------------- */
 
 /* The template whose text a file holds; NONE if it cannot be read or is not known. */
 static enum chat_template template_by_file(const char *path) {

@@ -59,8 +59,7 @@ struct server {
     int n_in_flight;    /* calls for a model */
 };
 
-/* ---- routes.c: which path means what --------------------------------------------------------------------------------
- */
+/* ---- routes.c: which path means what ----------------------------------------------------------------------------- */
 
 struct route {
     const char *path;    /* a pattern: "{id}" at the end stands for the rest */
@@ -71,8 +70,7 @@ struct route {
 };
 void routes_handle(void *server, struct http_exchange *x); /* the http_handler */
 
-/* ---- call.c: one exchange -------------------------------------------------------------------------------------------
- */
+/* ---- call.c: one exchange ---------------------------------------------------------------------------------------- */
 
 /* The shape of an endpoint that asks a model. */
 struct api {
@@ -143,14 +141,12 @@ void call_done(void *server, const struct http_exchange *x, int status, uint64_t
                bool aborted);
 size_t call_error_body(void *user, int status, const char *message, char *buffer, size_t buffer_bytes);
 
-/* ---- api_prompt.c: from the body to token ids. Pure but for the call's own fields ---------------------------------
- */
+/* ---- api_prompt.c: from the body to token ids. Pure but for the call's own fields -------------------------------- */
 
 /* 0, or c->error is filled. Makes the prompts, or the whole answer of /tokenize and /detokenize. */
 int api_prepare(struct call *c, const char *body, size_t bytes);
 
-/* ---- generation.c: choices ------------------------------------------------------------------------------------------
- */
+/* ---- generation.c: choices --------------------------------------------------------------------------------------- */
 
 struct choice {
     struct call *call;
@@ -205,8 +201,7 @@ void choice_out_token_ids(struct choice *choice, struct out *out);
 /* Takes in an event's token ids and, once, its prompt_logprobs, where they are wanted. */
 void choice_take_tokens(struct choice *choice, const struct engine_event *event);
 
-/* ---- the endpoints --------------------------------------------------------------------------------------------------
- */
+/* ---- the endpoints ----------------------------------------------------------------------------------------------- */
 
 extern const struct api api_chat;        /* api_chat.c */
 extern const struct api api_completions; /* api_completions.c */
@@ -216,8 +211,7 @@ void api_detokenize_write(const struct call *c, struct out *out);
 void api_models(struct call *c); /* api_models.c: route handlers */
 void api_model(struct call *c);
 
-/* ---- server.c -------------------------------------------------------------------------------------------------------
- */
+/* ---- server.c ---------------------------------------------------------------------------------------------------- */
 
 /* Goes on with the shutdown if the last call has ended. */
 void server_check_drained(struct server *s);

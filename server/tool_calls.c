@@ -23,8 +23,7 @@ void tool_calls_deinit(struct tool_calls *t) {
     *t = (struct tool_calls){0};
 }
 
-/* ---- one block ------------------------------------------------------------------------------------------------------
- */
+/* ---- one block --------------------------------------------------------------------------------------------------- */
 
 static bool is_space(char c) {
     return c == ' ' || c == '\n' || c == '\t' || c == '\r';
@@ -106,8 +105,7 @@ static bool add_call(struct tool_calls *t, const struct out *block) {
     return found;
 }
 
-/* ---- the stream -----------------------------------------------------------------------------------------------------
- */
+/* ---- the stream -------------------------------------------------------------------------------------------------- */
 
 /* What was held back outside a block is content after all. */
 static void release(struct tool_calls *t, struct out *content) {

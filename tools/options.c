@@ -15,8 +15,7 @@
 #define MAX_NAMES   256
 #define HELP_COLUMN 38 /* where the help texts begin */
 
-/* ---- names ----------------------------------------------------------------------------------------------------------
- */
+/* ---- names ------------------------------------------------------------------------------------------------------- */
 
 /* Flags are compared with '_' read as '-'. */
 static bool name_equal(const char *flag, size_t bytes, const char *name) {
@@ -83,8 +82,7 @@ static int unknown_flag(const struct command_help *help, const struct option_spe
     return STATUS_INVALID;
 }
 
-/* ---- values ---------------------------------------------------------------------------------------------------------
- */
+/* ---- values ------------------------------------------------------------------------------------------------------ */
 
 bool options_number(const char *text, double *value) {
     static const struct {
@@ -176,8 +174,7 @@ static int set_value(const struct command_help *help, const struct option_spec *
     }
 }
 
-/* ---- the config file ------------------------------------------------------------------------------------------------
- */
+/* ---- the config file --------------------------------------------------------------------------------------------- */
 
 static int set_config_item(const struct command_help *help, const struct option_spec *s, const cJSON *item) {
     const cJSON *entry;
@@ -242,8 +239,7 @@ static const char *config_path(const struct option_spec *specs, int argc, char *
     return NULL;
 }
 
-/* ---- help -----------------------------------------------------------------------------------------------------------
- */
+/* ---- help -------------------------------------------------------------------------------------------------------- */
 
 static void show_default(const struct option_spec *s) {
     if (s->shown) {
@@ -299,8 +295,7 @@ static void show_help(const struct command_help *help, const struct option_spec 
     printf("\nExample:\n  %s\n", help->example);
 }
 
-/* ---- parsing --------------------------------------------------------------------------------------------------------
- */
+/* ---- parsing ----------------------------------------------------------------------------------------------------- */
 
 /* argv[*i] is a flag; advances *i over its values. */
 static int parse_flag(const struct command_help *help, const struct option_spec *specs, int argc, char **argv, int *i) {

@@ -9,8 +9,7 @@ static const char *text_of(const struct out *o) {
     return o->bytes ? o->data : "";
 }
 
-/* ---- reasoning ------------------------------------------------------------------------------------------------------
- */
+/* ---- reasoning --------------------------------------------------------------------------------------------------- */
 
 static void check_split(bool enabled, bool opens, const char *answer, const char *reasoning, const char *content) {
     size_t n = strlen(answer);
@@ -62,8 +61,7 @@ Test(reasoning, off) {
     check_split(false, false, "<think>a</think>b", "", "<think>a</think>b");
 }
 
-/* ---- tool calls -----------------------------------------------------------------------------------------------------
- */
+/* ---- tool calls -------------------------------------------------------------------------------------------------- */
 
 /* calls: "name(arguments)name(arguments)..." */
 static void check_calls(const char *answer, const char *calls, const char *content) {
