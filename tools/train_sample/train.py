@@ -17,7 +17,7 @@ consecutive windows of 1024 tokens; in each window every token but the first is 
 log-likelihood), logits in fp32 from the bf16 model.
 
 Example:
-    tools/train_sample/train.py --data .train --out weights/sample/small --minutes 8
+    tools/train_sample/train.py --data .train --out weights/sample/small --minutes 5
 """
 import argparse
 import io
@@ -303,7 +303,7 @@ def check(out, data, device, tokens, deadline):
 def schedule(progress):
     """Learning-rate factor and share of conversations."""
     factor = min(1.0, progress / 0.01) * min(1.0, (1 - progress) / 0.6)
-    return max(factor, 0.0), 0.2 + 0.35 * max(0.0, (progress - 0.4) / 0.6)
+    return max(factor, 0.0), 0.2 + 0.2 * max(0.0, (progress - 0.4) / 0.6)
 
 
 def train(model, config, special, a, device):
@@ -388,8 +388,8 @@ def main():
     parser.add_argument("--data", type=Path, required=True,
                         help="folder with the arrays, the tokenizer and heldout.txt")
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
-    parser.add_argument("--minutes", type=float, default=8,
-                        help="wall time of loading, compiling and training (default 8)")
+    parser.add_argument("--minutes", type=float, default=5,
+                        help="wall time of loading, compiling and training (default %(default)s)")
     parser.add_argument("--steps", type=int, default=-1, help="stop after so many steps, for trying it out")
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--layers", type=int, default=6)
