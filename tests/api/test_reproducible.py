@@ -100,10 +100,10 @@ def test_cached_tokens(api, letters):
     assert 80 <= cached(ids[:100] + ids[:100], "one") <= 100
     changed = [ids[1]] + ids[1:] if ids[0] != ids[1] else [ids[2]] + ids[1:]
     assert changed == ids or cached(changed, "one") == 0
-    chat = [{"role": "user", "content": "x" * 300}]
+    chat = [{"role": "user", "content": "x y " * 150}]
     for want in (0, 1):
         answer = api.chat(chat, max_tokens=2, extra={"cache_salt": "three"})
-        assert (answer.usage.prompt_tokens_details.cached_tokens > 200) == want
+        assert (answer.usage.prompt_tokens_details.cached_tokens > 100) == want
 
 
 def test_no_prefix_caching(start, letters):
