@@ -18,7 +18,7 @@ MIB = 1 << 20
 def server():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard < 65536 else 65536, hard))
-    s = Server("--max-model-len", "2048", "--max-num-seqs", "64")
+    s = Server("--max-model-len", "2048", "--max-num-seqs", "128", "--max-write-buffer", "64K")
     yield s
     assert s.process.poll() is None, f"the server died with {s.process.returncode}:\n{s.output()}"
     assert s.stop() == 0, s.output()
@@ -84,12 +84,12 @@ def test_clients_that_leave(server):
 
 
 def test_slow_readers(server):
-    """Sixty-four ask for a long stream and then read nothing, then a little: the server keeps its memory bounded and
-    serves others; those who read on get their whole answer or are cut off, and either frees everything."""
+    """Sixty-four ask for a long stream and then read nothing, or a little: the server keeps its memory bounded and
+    serves others; who reads too slowly is cut off, and that frees everything."""
     served(server)
     before = server.rss()
     sockets = []
-    data = request_bytes(max_tokens=1500, logprobs=5)
+    data = request_bytes(max_tokens=1000, logprobs=5)
     for _ in range(64):
         s = socket.create_connection(("127.0.0.1", server.port))
         s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -107,14 +107,9 @@ def test_slow_readers(server):
                 pass
     grown = server.rss() - before
     print(f"a normal request took {max(times):.2f} s beside 64 slow readers; {grown / MIB:.0f} MiB more resident")
-    assert grown < 160 * MIB
-    s = sockets[0]
-    s.settimeout(60 * SLOW)
-    tail = b""
-    while piece := s.recv(1 << 16):
-        tail = (tail + piece)[-100:]
-        if b"data: [DONE]" in tail:
-            break
+    assert grown < 64 * MIB
+    # All are cut off, or done with what the kernel and the server keep for them, while they hold their connections.
+    assert_idle(server, 120)
     for s in sockets:
         s.close()
     assert_idle(server)
