@@ -6,11 +6,16 @@ import re
 SHARED = pathlib.Path(__file__).resolve().parents[4] / "shared" / "data"
 
 
+def assemble_skeleton(shared=SHARED):
+    """The tokenizer.json without its vocabulary and merges."""
+    text = (pathlib.Path(shared) / "qwen-tokenizer" / "qwen3-4b-tokenizer.json.skeleton.txt").read_text(encoding="utf-8")
+    return json.loads(re.sub(r",(\s*})", r"\1", text))  # the model ends where its vocabulary was cut out
+
+
 def assemble(shared=SHARED, pairs=False, plain=False):
     """The tokenizer.json as a dict. pairs: merges as ["a", "b"], else "a b". plain: without added tokens."""
     folder = pathlib.Path(shared) / "qwen-tokenizer"
-    skeleton = (folder / "qwen3-4b-tokenizer.json.skeleton.txt").read_text(encoding="utf-8")
-    whole = json.loads(re.sub(r",(\s*})", r"\1", skeleton))  # the model ends where its vocabulary was cut out
+    whole = assemble_skeleton(shared)
     merges = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
     merges = [line for line in merges if line and not line.startswith("#version")]
     whole["model"]["vocab"] = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))

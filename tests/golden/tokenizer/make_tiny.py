@@ -1,0 +1,115 @@
+#!/usr/bin/env python3
+"""Writes the small tokenizer of this folder and its vectors, both by Hugging Face `tokenizers`.
+
+    pip install tokenizers==0.23.3 jinja2==3.1.6
+    python3 tests/golden/tokenizer/make_tiny.py
+
+    tiny/tokenizer.json                          Qwen's pipeline and added tokens with a vocabulary of 256 + 200 tokens
+    tiny-files/{vocab.json,merges.txt,...}       the same in the older files
+    vectors.jsonl                                text (or bytes in hex) -> ids without and with special tokens
+    decode.jsonl                                 ids -> text with and without special tokens
+    chat.jsonl                                   conversations -> text (by jinja2) -> ids; needs the shared data
+"""
+import json
+import pathlib
+import random
+import sys
+
+import jinja2.sandbox
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+import assemble
+
+HERE = pathlib.Path(__file__).resolve().parent
+QWEN_REGEX = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+CORPUS = ["The quick brown fox jumps over the lazy dog, and the other dogs there think that this is nothing new.",
+          "What is the weather in the city? The system answers the user, and the assistant calls a tool for it.",
+          "Der schnelle braune Fuchs springt über den faulen Hund; die Übung ist natürlich für große Köpfe.",
+          "我们在这里学习中文。我们的模型是一个小的模型，它不是很好，但是很快。这是什么？这是一个问题。",
+          "日本語の文章もあります。これはペンです。", "Быстрая лиса прыгает через ленивую собаку. Это новая страна.",
+          "int main(void) {\n    for (int i = 0; i < n; i++) {\n        printf(\"%d\\n\", i);\n    }\n    return 0;\n}\n",
+          "def f(x):\n    return x + 1\n\n\nclass A:\n    pass\n", "https://example.com/index.html?q=1&r=2", "{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Köln\"}}"]
+
+TEXTS = ["", " ", "Hello world", " Hello  world \n", "The quick brown fox", "the other dogs'll think they're NOTHING, 'Tis DON'T 'ſ 'LL", "12345 3.14 ½ Ⅷ ٣",
+         "Köln Ko\u0308ln \u212b \u0344 \uac00 \u1100\u1161\u11a8", "a\u0301\u0323 a\u0323\u0301 \u0301 q\u0307\u0323", "我们在这里学习中文。", "日本語の文章もあります",
+         "Быстрая лиса", "😀 👩‍👩‍👧 🇩🇪", "\t\n\r\n  \n x", "   x", "x   ", "\u00a0x\u2003y\u3000z\u180ew\u200bv\u0085u\u2028t", "int main(void) {\n    return 0;\n}\n",
+         "<|im_start|>user\nHi<|im_end|>\n", "a<|im_end|>b<think>c</think>\n\n<tool_call>", "<|im_start|", "<<|im_end|>>", "<|im_start|><|im_start|>", "e<|im_end|>\u0301",
+         "\U00010d4a\U00010d50 \U00020000 \U0001f600", "zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz",
+         "thethethethethethethethethethethethethethethethethethethethethethethethethethethethethethethethethethethethethethethethethe"]
+BYTES = ["ff", "61c3", "c3a9c3", "e282", "e28261", "f09f98", "f09f9880", "eda080", "f4908080", "c080", "80", "61ff62fe63", "e0809f", "f0808080", "c3c3a9"]
+
+
+def tiny():
+    skeleton = assemble.assemble_skeleton()
+    t = Tokenizer(models.BPE())
+    t.normalizer = normalizers.NFC()
+    t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(QWEN_REGEX), "isolated"),
+                                               pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False, trim_offsets=False)])
+    t.decoder = decoders.ByteLevel()
+    t.post_processor = processors.ByteLevel(trim_offsets=False)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    t.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=456, initial_alphabet=alphabet, show_progress=False))
+    whole = json.loads(t.to_str())
+    n = len(whole["model"]["vocab"])
+    whole["added_tokens"] = [{**token, "id": n + i} for i, token in enumerate(skeleton["added_tokens"])]
+    return whole
+
+
+def write_lines(name, rows):
+    (HERE / name).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def write_files(whole):
+    (HERE / "tiny").mkdir(exist_ok=True)
+    (HERE / "tiny" / "tokenizer.json").write_text(json.dumps(whole, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    folder = HERE / "tiny-files"
+    folder.mkdir(exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps(whole["model"]["vocab"], ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in whole["model"]["merges"]), encoding="utf-8")
+    decoder = {str(t["id"]): {k: v for k, v in t.items() if k != "id"} for t in whole["added_tokens"]}
+    config = {"added_tokens_decoder": decoder, "chat_template": [{"name": "tools", "template": "no"}, {"name": "default", "template": "{{ messages }}"}]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+
+
+def chats(reference):
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    environment.filters["tojson"] = lambda x: json.dumps(x, ensure_ascii=False)
+    names = {"Qwen-Qwen2.5-7B-Instruct.jinja": "qwen2.5", "Qwen-Qwen3-0.6B.jinja": "qwen3", "Qwen3-4B-from-tokenizer_config.jinja": "qwen3-thinking",
+             "qwen3_nonthinking.jinja": "qwen3-nonthinking", "Qwen-QwQ-32B.jinja": "qwq"}
+    tool = {"type": "function", "function": {"name": "f", "description": "<b>\"Köln\"</b>\n", "parameters": {"x": [1, 1.0, -0.5, 1e22, 1e-7, 12345678901234567890, True, None, {}]}}}
+    call = {"type": "function", "id": "c1", "function": {"name": "f", "arguments": {"city": "Köln", "n": 2.50}}}
+    system, hi = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi, 我们"}
+    thought = {"role": "assistant", "content": "<thinks>\nhmm", "reasoning_content": "\nso so\n"}
+    cases = [[hi], [system, hi], [hi, {"role": "assistant", "content": "Hello!"}, hi], [system, hi, thought, hi], [hi, thought],
+             [hi, {"role": "assistant", "content": "", "tool_calls": [call]}, {"role": "tool", "content": "21"}, {"role": "tool", "content": "\n22"}],
+             [hi, {"role": "assistant", "content": "Let me see.", "tool_calls": [call, call]}, {"role": "tool", "content": "21"}, {"role": "assistant", "content": "\n\n21"}],
+             [system, hi, system, hi]]
+    rows = []
+    for file, name in names.items():
+        template = environment.from_string((assemble.SHARED / "chat-templates" / file).read_text(encoding="utf-8"))
+        for messages in cases:
+            for extra in ({"add_generation_prompt": True}, {"add_generation_prompt": True, "tools": [tool], "enable_thinking": False}, {"enable_thinking": True}):
+                text = template.render(messages=messages, **extra)
+                rows.append({"template": name, "messages": messages, **extra, "text": text, "ids": reference.encode(text, add_special_tokens=False).ids})
+    return rows
+
+
+def main():
+    whole = tiny()
+    write_files(whole)
+    reference = Tokenizer.from_str(json.dumps(whole))
+    plain = Tokenizer.from_str(json.dumps({**whole, "added_tokens": []}))
+    rows = []
+    for given in [{"text": t} for t in TEXTS] + [{"hex": h} for h in BYTES]:
+        text = given.get("text", bytes.fromhex(given.get("hex", "")).decode("utf-8", "replace"))
+        rows.append({**given, "plain": plain.encode(text, add_special_tokens=False).ids, "special": reference.encode(text, add_special_tokens=False).ids})
+    write_lines("vectors.jsonl", rows)
+    pick = random.Random(3)
+    lists = [row["special"] for row in rows] + [[pick.randrange(490) for _ in range(12)] for _ in range(20)]
+    write_lines("decode.jsonl", [{"ids": ids, "text": reference.decode(ids, skip_special_tokens=False),
+                                  "skipped": reference.decode(ids, skip_special_tokens=True)} for ids in lists])
+    write_lines("chat.jsonl", chats(reference))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
