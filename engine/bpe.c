@@ -5,23 +5,28 @@
  * 2016, arXiv:1508.07909, over bytes as in GPT-2). Three ways lead to the same ids:
  *   - the whole piece is one token, and is known (bpe_finish tried each) to encode to just that token: one look-up,
  *     which covers most words of most texts;
- *   - up to BPE_SHORT bytes: ranks of all pairs in one small array, the minimum found by a linear scan;
+ *   - up to BPE_SHORT bytes: ranks of all pairs in one small array, the lowest found by a linear scan;
  *   - longer: a linked list of symbols and a heap of (rank, position), O(n log n). An entry whose pair has changed
  *     since is recognised by its rank, which no longer is that position's, and dropped.
  *
- * Both tables use open addressing with linear probing at a load of at most 1/2. Ranks of pairs of single bytes, more
- * than half of all look-ups, have a plain 256 x 256 table. */
+ * Both tables use open addressing with linear probing at a load of at most 1/2. Ranks of pairs of single bytes have a
+ * plain 256 x 256 table. Of the other pairs that are asked for two thirds do not merge (Chinese text), and the table is
+ * 4 MB for Qwen: a filter of one bit per hash, 256 KB, answers nearly all of these without a cache miss and makes
+ * encoding Chinese 1.6 times as fast. */
 #include "engine/bpe.h"
 
 #include "kernels/status.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-#define BPE_SHORT 96 /* bytes; scan and heap cost the same at about 150 on letters of one script */
+/* Bytes. At 123 the scan takes 7.9 us and the heap 15.3 on random English letters, 7.4 and 6.6 on random Chinese
+ * characters; the scan is quadratic from there on. */
+#define BPE_SHORT 128
 
 /* ---- tables ------------------------------------------------------------------------------------------------------ */
 
@@ -31,36 +36,61 @@ static size_t table_size(size_t n) {
     return size;
 }
 
-static size_t merge_start(const struct bpe *b, int32_t left, int32_t right) {
-    uint64_t key = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
-    key *= 0x9E3779B97F4A7C15u; /* Fibonacci hashing: the high bits of a product with 2^64 / phi */
-    return (size_t)(key >> 32) & b->merge_mask;
+#define EMPTY     UINT64_MAX /* reads as a pair of BPE_MAX_IDS - 1 that has no rank */
+#define RANK_BITS 20
+
+static_assert(BPE_NO_RANK == (1u << RANK_BITS) - 1, "an empty slot must read as BPE_NO_RANK");
+static_assert(BPE_MAX_IDS <= 1 << 22, "two ids and a rank must fit a slot");
+
+static uint64_t pair_key(int32_t left, int32_t right) {
+    return (uint64_t)left << 22 | (uint64_t)right;
 }
 
-static const struct bpe_merge *merge_find(const struct bpe *b, int32_t left, int32_t right) {
-    for (size_t i = merge_start(b, left, right);; i = (i + 1) & b->merge_mask) {
-        const struct bpe_merge *m = &b->merges[i];
-        if (m->left == left && m->right == right) return m;
-        if (m->left < 0) return NULL;
-    }
+/* Fibonacci hashing: the high bits of a product with 2^64 / phi. */
+static uint64_t pair_hash(uint64_t key) {
+    return key * 0x9E3779B97F4A7C15u >> 24;
 }
 
-static void merge_insert(struct bpe *b, struct bpe_merge merge) {
-    size_t i = merge_start(b, merge.left, merge.right);
-    while (b->merges[i].left >= 0) i = (i + 1) & b->merge_mask;
-    b->merges[i] = merge;
+/* The slot of this pair, or the empty one where it belongs. */
+static uint64_t *merge_slot(const struct bpe *b, uint64_t key) {
+    size_t i = (size_t)pair_hash(key) & b->merge_mask;
+    while (b->merges[i] != EMPTY && b->merges[i] >> RANK_BITS != key) i = (i + 1) & b->merge_mask;
+    return &b->merges[i];
+}
+
+/* The bit of this pair in the filter: two more bits of the hash than a slot has. */
+static size_t filter_bit(const struct bpe *b, uint64_t key) {
+    return (size_t)pair_hash(key) & (4 * b->merge_mask + 3);
+}
+
+uint32_t bpe_rank(const struct bpe *b, int32_t left, int32_t right) {
+    uint64_t key = pair_key(left, right);
+    size_t bit = filter_bit(b, key);
+    if (!(b->filter[bit / 64] >> bit % 64 & 1)) return BPE_NO_RANK;
+    return (uint32_t)*merge_slot(b, key) & BPE_NO_RANK;
+}
+
+static void merge_insert(struct bpe *b, uint64_t key, uint64_t rank) {
+    size_t bit = filter_bit(b, key);
+    b->filter[bit / 64] |= (uint64_t)1 << bit % 64;
+    *merge_slot(b, key) = key << RANK_BITS | rank;
 }
 
 static int merges_resize(struct bpe *b, size_t size) {
-    struct bpe_merge *old = b->merges;
+    uint64_t *merges = malloc(size * sizeof *merges), *filter = calloc(4 * size / 64, sizeof *filter), *old = b->merges;
+    if (!merges || !filter) {
+        free(merges);
+        free(filter);
+        return STATUS_NO_MEMORY;
+    }
     size_t old_size = old ? b->merge_mask + 1 : 0;
-    struct bpe_merge *merges = malloc(size * sizeof *merges);
-    if (!merges) return STATUS_NO_MEMORY;
-    for (size_t i = 0; i < size; i++) merges[i].left = -1;
+    free(b->filter);
+    for (size_t i = 0; i < size; i++) merges[i] = EMPTY;
     b->merges = merges;
+    b->filter = filter;
     b->merge_mask = size - 1;
     for (size_t i = 0; i < old_size; i++)
-        if (old[i].left >= 0) merge_insert(b, old[i]);
+        if (old[i] != EMPTY) merge_insert(b, old[i] >> RANK_BITS, old[i] & BPE_NO_RANK);
     free(old);
     return 0;
 }
@@ -97,8 +127,8 @@ int32_t bpe_find(const struct bpe *b, const void *bytes, size_t n) {
 
 bool bpe_reaches(const struct bpe *b, int32_t id) {
     if (b->tokens[id].bytes == 1) return true;
-    for (size_t i = 0; i <= b->merge_mask; i++)
-        if (b->merges[i].left >= 0 && b->merges[i].merged == id) return true;
+    for (size_t rank = 0; rank < b->n_merges; rank++)
+        if (b->merged[rank] == id) return true;
     return false;
 }
 
@@ -116,6 +146,8 @@ void bpe_deinit(struct bpe *b) {
     free(b->whole);
     free(b->slots);
     free(b->merges);
+    free(b->merged);
+    free(b->filter);
     free(b->byte_rank);
     *b = (struct bpe){0};
 }
@@ -163,17 +195,20 @@ int bpe_add_merge(struct bpe *b, const void *left, size_t n_left, const void *ri
     int32_t merged = bpe_find(b, both, n_left + n_right);
     if (merged < 0) return STATUS_NOT_FOUND;
 
-    uint32_t rank = (uint32_t)b->n_merges++;
-    struct bpe_merge *there = (struct bpe_merge *)merge_find(b, left_id, right_id);
-    if (there) {
-        there->rank = rank;
-        return 0;
+    if (b->n_merges == BPE_NO_RANK) return STATUS_TOO_LARGE;
+    if (b->n_merges == b->merged_capacity) {
+        size_t capacity = 2 * b->merged_capacity + 1024;
+        int32_t *ids = realloc(b->merged, capacity * sizeof *ids);
+        if (!ids) return STATUS_NO_MEMORY;
+        b->merged = ids;
+        b->merged_capacity = capacity;
     }
-    if (2 * b->n_merges > b->merge_mask + 1) {
+    if (2 * b->n_merges > b->merge_mask) {
         int status = merges_resize(b, 2 * (b->merge_mask + 1));
         if (status) return status;
     }
-    merge_insert(b, (struct bpe_merge){.left = left_id, .right = right_id, .rank = rank, .merged = merged});
+    merge_insert(b, pair_key(left_id, right_id), b->n_merges);
+    b->merged[b->n_merges++] = merged;
     return 0;
 }
 
@@ -190,10 +225,8 @@ int bpe_finish(struct bpe *b, int *missing) {
     b->whole = calloc((size_t)b->n_ids, 1);
     if (!b->byte_rank || !b->whole) return STATUS_NO_MEMORY;
     for (int left = 0; left < 256; left++)
-        for (int right = 0; right < 256; right++) {
-            const struct bpe_merge *m = merge_find(b, b->byte_id[left], b->byte_id[right]);
-            b->byte_rank[left << 8 | right] = m ? m->rank : BPE_NO_RANK;
-        }
+        for (int right = 0; right < 256; right++)
+            b->byte_rank[left << 8 | right] = bpe_rank(b, b->byte_id[left], b->byte_id[right]);
 
     if (b->ignore_merges) {
         memset(b->whole, 1, (size_t)b->n_ids);
@@ -215,31 +248,48 @@ int bpe_finish(struct bpe *b, int *missing) {
 
 /* ---- encoding ---------------------------------------------------------------------------------------------------- */
 
+/* Smallest of key[0..n), n a multiple of 4: four minima side by side, because each waits for the one before it. */
+static uint32_t smallest(const uint32_t *key, size_t n) {
+    uint32_t a = UINT32_MAX, b = a, c = a, d = a;
+    for (size_t i = 0; i < n; i += 4) {
+        a = key[i] < a ? key[i] : a;
+        b = key[i + 1] < b ? key[i + 1] : b;
+        c = key[i + 2] < c ? key[i + 2] : c;
+        d = key[i + 3] < d ? key[i + 3] : d;
+    }
+    a = b < a ? b : a;
+    c = d < c ? d : c;
+    return c < a ? c : a;
+}
+
+/* A symbol stays where its first byte was. key[i] is the rank of the pair that begins there << 8 | i, so that the
+ * smallest key is the lowest rank, leftmost first; pairs that do not merge, and places without a symbol, have NONE. */
 static void encode_short(const struct bpe *b, const uint8_t *bytes, size_t n, struct ids *out) {
+    enum { NONE = (int)(BPE_NO_RANK << 8) };
     int32_t id[BPE_SHORT];
-    uint32_t rank[BPE_SHORT]; /* rank[i]: of the pair id[i], id[i + 1]; the last one stays without */
-    for (size_t i = 0; i < n; i++) {
-        id[i] = b->byte_id[bytes[i]];
-        rank[i] = i + 1 < n ? b->byte_rank[bytes[i] << 8 | bytes[i + 1]] : BPE_NO_RANK;
+    uint32_t key[BPE_SHORT];
+    uint8_t prev[BPE_SHORT], next[BPE_SHORT + 1]; /* the neighbours; n stands for none */
+    static_assert(BPE_SHORT < 256 && BPE_SHORT % 4 == 0, "places must fit a byte, the keys four by four");
+    size_t rounded = (n + 3) & ~(size_t)3;
+    for (size_t i = 0; i < rounded; i++) {
+        id[i] = i < n ? b->byte_id[bytes[i]] : -1;
+        key[i] = i + 1 < n ? b->byte_rank[bytes[i] << 8 | bytes[i + 1]] << 8 | (uint32_t)i : NONE;
+        prev[i] = (uint8_t)(i - 1);
+        next[i] = (uint8_t)(i + 1);
     }
-    for (;;) {
-        uint32_t lowest = BPE_NO_RANK;
-        size_t at = 0;
-        for (size_t i = 0; i < n; i++)
-            if (rank[i] < lowest) lowest = rank[i], at = i;
-        if (lowest == BPE_NO_RANK) break;
-        id[at] = merge_find(b, id[at], id[at + 1])->merged;
-        n--;
-        memmove(&id[at + 1], &id[at + 2], (n - at - 1) * sizeof *id);
-        memmove(&rank[at], &rank[at + 1], (n - at) * sizeof *rank);
-        const struct bpe_merge *m = at + 1 < n ? merge_find(b, id[at], id[at + 1]) : NULL;
-        rank[at] = m ? m->rank : BPE_NO_RANK;
-        if (at > 0) {
-            m = merge_find(b, id[at - 1], id[at]);
-            rank[at - 1] = m ? m->rank : BPE_NO_RANK;
+    for (uint32_t lowest; (lowest = smallest(key, rounded)) < NONE;) {
+        size_t at = lowest & 0xFF, gone = next[at], after = next[gone];
+        id[at] = b->merged[lowest >> 8];
+        next[at] = (uint8_t)after;
+        key[gone] = NONE;
+        key[at] = NONE;
+        if (after < n) {
+            prev[after] = (uint8_t)at;
+            key[at] = bpe_rank(b, id[at], id[after]) << 8 | (uint32_t)at;
         }
+        if (at > 0) key[prev[at]] = bpe_rank(b, id[prev[at]], id[at]) << 8 | prev[at];
     }
-    for (size_t i = 0; i < n; i++) ids_push(out, id[i]);
+    for (size_t i = 0; i < n; i = next[i]) ids_push(out, id[i]);
 }
 
 struct symbol {
@@ -274,10 +324,9 @@ static uint64_t heap_pop(struct heap *h) {
 
 /* Looks up the pair that begins at symbol i and queues it. */
 static void heap_pair(const struct bpe *b, struct heap *h, struct symbol *symbols, int32_t i) {
-    const struct bpe_merge *m = NULL;
-    if (symbols[i].next >= 0) m = merge_find(b, symbols[i].id, symbols[symbols[i].next].id);
-    symbols[i].rank = m ? m->rank : BPE_NO_RANK;
-    if (m) heap_push(h, (uint64_t)m->rank << 32 | (uint32_t)i);
+    struct symbol *s = &symbols[i];
+    s->rank = s->next >= 0 ? bpe_rank(b, s->id, symbols[s->next].id) : BPE_NO_RANK;
+    if (s->rank != BPE_NO_RANK) heap_push(h, (uint64_t)s->rank << 32 | (uint32_t)i);
 }
 
 static void encode_long(const struct bpe *b, const uint8_t *bytes, size_t n, struct bpe_scratch *scratch,
@@ -304,7 +353,7 @@ static void encode_long(const struct bpe *b, const uint8_t *bytes, size_t n, str
         struct symbol *left = &symbols[(uint32_t)top];
         if (left->id < 0 || left->rank != (uint32_t)(top >> 32)) continue;
         struct symbol *right = &symbols[left->next];
-        left->id = merge_find(b, left->id, right->id)->merged;
+        left->id = b->merged[left->rank];
         left->next = right->next;
         if (right->next >= 0) symbols[right->next].prev = (int32_t)(uint32_t)top;
         right->id = -1;

@@ -13,6 +13,7 @@
 #define BPE_MAX_IDS         (1 << 22)    /* ids are below this */
 #define BPE_MAX_TOKEN_BYTES (64 << 10)   /* of one token */
 #define BPE_MAX_ARENA       (256u << 20) /* bytes of all tokens together */
+#define BPE_NO_RANK         0xFFFFFu     /* ranks are below this: 20 bits */
 
 struct bpe_token {
     uint32_t start, bytes; /* in the arena; bytes == 0: no token has this id */
@@ -21,12 +22,6 @@ struct bpe_token {
 struct bpe_slot { /* of the table from bytes to id */
     uint32_t hash;
     int32_t id; /* -1: empty */
-};
-
-struct bpe_merge {       /* of the table from (left id, right id) to rank */
-    int32_t left, right; /* left == -1: empty */
-    uint32_t rank;
-    int32_t merged; /* the id of left and right together */
 };
 
 struct bpe {
@@ -39,15 +34,16 @@ struct bpe {
 
     struct bpe_slot *slots; /* owned [slot_mask + 1], a power of two */
     size_t slot_mask, n_slots;
-    struct bpe_merge *merges; /* owned [merge_mask + 1], a power of two */
+    uint64_t *merges; /* owned [merge_mask + 1], a power of two: left id << 42 | right id << 20 | rank */
     size_t merge_mask, n_merges;
+    uint64_t *filter; /* owned [4 * (merge_mask + 1) bits]: set where some pair's hash falls */
+    int32_t *merged;  /* owned [n_merges] by rank: the id of left and right together */
+    size_t merged_capacity;
 
     int32_t byte_id[256]; /* the token of each single byte */
     uint32_t *byte_rank;  /* owned [256 * 256] rank of the merge of two single bytes, or BPE_NO_RANK */
     bool ignore_merges;   /* a piece that is a token becomes that token, whatever the merges say */
 };
-
-#define BPE_NO_RANK UINT32_MAX
 
 /* ---- building: add tokens, add merges, finish -------------------------------------------------------------------- */
 
@@ -58,8 +54,8 @@ void bpe_deinit(struct bpe *b); /* of a zeroed or half-built one, too */
 /* STATUS_INVALID if the id or the bytes are there already, STATUS_TOO_LARGE beyond the limits above. */
 int bpe_add_token(struct bpe *b, int32_t id, const void *bytes, size_t n);
 
-/* The next merge in order of rank. STATUS_NOT_FOUND if left, right or both together are no token. A pair that comes
- * twice keeps the later rank, as in Hugging Face. */
+/* The next merge in order of rank. STATUS_TOO_LARGE after BPE_NO_RANK of them; STATUS_NOT_FOUND if left, right or both
+ * together are no token. A pair that comes twice keeps the later rank, as in Hugging Face. */
 int bpe_add_merge(struct bpe *b, const void *left, size_t n_left, const void *right, size_t n_right);
 
 /* Checks that every byte has a token (STATUS_INVALID, *missing says which) and prepares the tables for encoding. */
@@ -69,6 +65,8 @@ int bpe_finish(struct bpe *b, int *missing);
 
 /* The id of exactly these bytes, -1 if none. */
 int32_t bpe_find(const struct bpe *b, const void *bytes, size_t n);
+/* The rank of merging two tokens, BPE_NO_RANK if they do not merge. */
+uint32_t bpe_rank(const struct bpe *b, int32_t left, int32_t right);
 /* Whether merging can produce this token: a merge does, or it is a single byte. Linear in the number of merges. */
 bool bpe_reaches(const struct bpe *b, int32_t id);
 

@@ -85,8 +85,6 @@ int tokenizer__add_vocab(struct tokenizer *t, const cJSON *vocab, char *err, siz
 
 int tokenizer__add_merge(struct tokenizer *t, const char *left, size_t n_left, const char *right, size_t n_right,
                          char *err, size_t err_bytes) {
-    if (t->bpe.n_merges >= MAX_MERGES)
-        return fail(err, err_bytes, STATUS_TOO_LARGE, "expected at most %u merges", MAX_MERGES);
     struct bytes bytes = {0};
     int status = STATUS_NOT_FOUND;
     if (append_alphabet(&bytes, left, n_left)) {

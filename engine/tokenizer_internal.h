@@ -118,7 +118,6 @@ struct tokenizer {
 /* ---- opening ----------------------------------------------------------------------------------------------------- */
 
 #define MAX_TOKENIZER_BYTES (64u << 20) /* of each file */
-#define MAX_MERGES          (1u << 22)
 
 /* Reads the tree of a tokenizer.json into a zeroed tokenizer. The caller closes it whatever comes back. */
 int tokenizer__read_json(struct tokenizer *t, const cJSON *root, char *err, size_t err_bytes);

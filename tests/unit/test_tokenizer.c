@@ -250,7 +250,8 @@ Test(tokenizer, naughty_strings_come_back) {
         tokenizer__nfc(t->unicode, lossy.data, lossy.n, &normal);
         size_t bytes;
         char *back = tokenizer_decode(t, ids.data, ids.n, false, &bytes);
-        cr_expect(bytes == normal.n && !memcmp(back, normal.data, bytes), "\"%s\" became \"%s\"", line, back);
+        cr_expect(bytes == normal.n && (!bytes || !memcmp(back, normal.data, bytes)), "\"%s\" became \"%s\"", line,
+                  back);
         for (size_t i = 0; i < ids.n; i++) cr_expect_lt(ids.data[i], 151643, "an added token in \"%s\"", line);
         free(back);
         free(normal.data);
@@ -345,9 +346,11 @@ static void slow_merge(const struct bpe *b, const uint8_t *p, size_t n, struct i
         int32_t merged = -1;
         for (size_t i = 0; i + 1 < out->n; i++)
             for (size_t k = 0; k <= b->merge_mask; k++) {
-                const struct bpe_merge *m = &b->merges[k];
-                if (m->left != out->data[i] || m->right != out->data[i + 1] || m->rank >= lowest) continue;
-                lowest = m->rank, at = i, merged = m->merged;
+                uint64_t slot = b->merges[k];
+                uint32_t rank = slot & BPE_NO_RANK;
+                bool is_pair =
+                    (int32_t)(slot >> 42) == out->data[i] && (slot >> 20 & 0x3FFFFF) == (uint64_t)out->data[i + 1];
+                if (is_pair && rank < lowest) lowest = rank, at = i, merged = b->merged[rank];
             }
         if (merged < 0) return;
         out->data[at] = merged;
