@@ -44,14 +44,15 @@ INLINE vf tile(const float *x, size_t stride, const char *const *w, int K, enum 
 #pragma GCC unroll 16
         for (int n = 0; n < n_n; n++) {
             vf v = vf_widen(w[n] + k * b, wt);
-            for (int t = 0; t < n_t; t++) acc[t * n_n + n] += xk[t] * v;
+            for (int t = 0; t < n_t; t++) acc[t * n_n + n] = vf_fma(xk[t], v, acc[t * n_n + n]);
         }
     }
     if (k < K)
         for (int n = 0; n < n_n; n++) {
             float pad[LANES] = {0};
             row_widen_as(pad, w[n] + k * b, (size_t)(K - k), wt);
-            for (int t = 0; t < n_t; t++) acc[t * n_n + n] += vf_load(x + t * stride + k) * vf_load(pad);
+            for (int t = 0; t < n_t; t++)
+                acc[t * n_n + n] = vf_fma(vf_load(x + t * stride + k), vf_load(pad), acc[t * n_n + n]);
         }
     return vf_sum_each(acc);
 }

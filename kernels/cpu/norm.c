@@ -14,7 +14,7 @@ static float sum_squares(const float *x, int C) {
     for (int i = 0; i < C; i += 4 * LANES)
         for (int j = 0; j < 4; j++) {
             vf v = vf_load(x + i + j * LANES);
-            s[j] += v * v;
+            s[j] = vf_fma(v, v, s[j]);
         }
     return vf_sum((s[0] + s[1]) + (s[2] + s[3]));
 }

@@ -1,7 +1,10 @@
 /* simd.h - vectors of LANES floats, and the activation formats on their way in and out of them.
  *
  * LANES is what the instruction set has in one register: 4, 8 or 16. Conversions give the same bits as dtype.h (the
- * payload of a NaN aside). Everything is static inline: each instruction set has its own copy. */
+ * payload of a NaN aside). Everything is static inline: each instruction set has its own copy.
+ *
+ * The compiler may not contract a * b + c (-ffp-contract=off): it would do so in one copy of an expression and not in
+ * another, and bits would depend on which tile an element fell into. What is to be fused says vf_fma. */
 #pragma once
 
 #include "kernels/dtype.h"
@@ -10,6 +13,8 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
 #endif
 
 #if defined(__AVX512F__)
@@ -45,6 +50,19 @@ INLINE vf vf_select(vi mask, vf a, vf b) { return (vf)(((vi)a & mask) | ((vi)b &
 
 /* a < b ? b : a: a NaN in b is ignored, one in a stays. */
 INLINE vf vf_max(vf a, vf b) { return vf_select(a < b, b, a); }
+
+/* a * b + c, rounded once where the instruction set can. */
+INLINE vf vf_fma(vf a, vf b, vf c) {
+#if LANES == 16
+    return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif LANES == 8
+    return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__ARM_NEON)
+    return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    return a * b + c;
+#endif
+}
 
 /* ---- formats ---------------------------------------------------------------------------------------------------- */
 
@@ -212,17 +230,15 @@ INLINE vf vf_exp(vf x) {
     x = vf_select(x > 88.3f, vf_set1(88.3f), x);
     x = vf_select(tiny, vf_set1(0), x);
     const float magic = 0x1.8p23f; /* adding it rounds to an integer, which then stands in the low mantissa bits */
-    vf shifted = x * 0x1.715476p0f + magic;
-    vf n = shifted - magic;
-    vf r = x - n * 0.693359375f;
-    r = r + n * 2.12194440e-4f;
-    vf p = vf_set1(1.9875691500e-4f);
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * (r * r) + r + 1.0f;
+    vf shifted = vf_fma(x, vf_set1(0x1.715476p0f), vf_set1(magic)), n = shifted - magic;
+    vf r = vf_fma(n, vf_set1(-0.693359375f), x);
+    r = vf_fma(n, vf_set1(2.12194440e-4f), r);
+    vf p = vf_fma(vf_set1(1.9875691500e-4f), r, vf_set1(1.3981999507e-3f));
+    p = vf_fma(p, r, vf_set1(8.3334519073e-3f));
+    p = vf_fma(p, r, vf_set1(4.1665795894e-2f));
+    p = vf_fma(p, r, vf_set1(1.6666665459e-1f));
+    p = vf_fma(p, r, vf_set1(5.0000001201e-1f));
+    p = vf_fma(p, r * r, r) + 1.0f;
     vi bits = (vi)shifted - (vi)vf_set1(magic) + 127;
     return vf_select(tiny, vf_set1(0), p * (vf)(bits << 23));
 }
