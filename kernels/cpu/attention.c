@@ -14,6 +14,7 @@
  *         O' = V' P         [D, rows]
  *         m, l, O = fold of the running (m, l, O) and the split's (m', l', O')
  *     o = O / l
+ * S carries a factor log2(e), so that powers are of two.
  *
  * Order: splits lie at absolute positions and are folded in turn; within one, every score, l' and every output is one
  * sum in one order (d, p ascending; that of the matrix unit is in attention_amx.c). A position that a row does not see
@@ -58,7 +59,7 @@ size_t CPU(attention_floats)(int max_head_dim) {
 static void find_rows(const struct unit *u, struct workspace *w, int first, int n) {
     const struct kv_cache *kv = u->op->kv;
     const struct kv_layout *a = &kv->layout;
-    float scale = 1.0f / sqrtf((float)u->D);
+    float scale = LOG2_E / sqrtf((float)u->D);
     size_t row_bytes = (size_t)a->D * dtype_bytes(a->dtype);
     bool fp8 = kv_is_fp8(u);
     for (int i = 0, slot = first % a->P; i < n; slot = 0) {
@@ -144,7 +145,7 @@ static void softmax(struct workspace *w, const int32_t *seen, int n, int v, floa
     }
     vf from = vf_select(m == -INFINITY, vf_set1(0), m);
     for (int p = 0; p < n; p++) {
-        vf e = vf_exp(vf_load(s + p * TILE_ROWS) - from);
+        vf e = vf_exp2(vf_load(s + p * TILE_ROWS) - from);
         l += e;
         vf_store(s + p * TILE_ROWS, e * w->v_scale[p]);
     }

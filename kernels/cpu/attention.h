@@ -10,6 +10,7 @@ enum {
     N_VECTORS = TILE_ROWS / LANES,
     MAX_D = 256,
 };
+#define LOG2_E 1.44269504f
 _Static_assert(SPLIT % 64 == 0 && TILE_ROWS % LANES == 0, "tiles of positions fill a split, vectors fill a tile");
 
 struct attention {
@@ -42,7 +43,7 @@ struct workspace {
     float *k, *v;     /* [SPLIT, D] {bf16; v as [D, SPLIT]; one tile: [SPLIT / 2, D] pairs} */
     /* Of the split's positions: rows of K and V in the cache, and what a score and a V are to be multiplied by. */
     const char **k_row, **v_row; /* [SPLIT] */
-    float *k_scale, *v_scale;    /* [SPLIT]: of fp8, else 1; k_scale includes 1 / sqrt(D) */
+    float *k_scale, *v_scale;    /* [SPLIT]: of fp8, else 1; k_scale includes log2(e) / sqrt(D) */
 };
 
 /* Row r of the unit: its token; where its q and o begin, in bytes. */
@@ -90,7 +91,7 @@ INLINE void fold_state(float *m, float *l, const float *max, const float *sum, f
     for (int i = 0; i < n * LANES; i += LANES) {
         vf old = vf_load(m + i), add = vf_load(max + i), new = vf_max(old, add);
         vi none = add == -INFINITY;
-        vf k = vf_select(none, vf_set1(1), vf_exp(old - new)), t = vf_select(none, vf_set1(0), vf_exp(add - new));
+        vf k = vf_select(none, vf_set1(1), vf_exp2(old - new)), t = vf_select(none, vf_set1(0), vf_exp2(add - new));
         vf_store(m + i, vf_select(none, old, new));
         vf_store(l + i, vf_fma(vf_load(l + i), k, vf_load(sum + i) * t));
         vf_store(keep + i, k);

@@ -151,7 +151,7 @@ INLINE void softmax_lanes(struct workspace *w, const int32_t seen[TILE_ROWS], in
     for (int p = 0; p < padded; p += 16)
 #pragma GCC unroll 8
         for (int i = 0; i < 16; i += 2) {
-            vf e0 = vf_exp(vf_load(s + (p + i) * TILE) - from), e1 = vf_exp(vf_load(s + (p + i + 1) * TILE) - from);
+            vf e0 = vf_exp2(vf_load(s + (p + i) * TILE) - from), e1 = vf_exp2(vf_load(s + (p + i + 1) * TILE) - from);
             l[i] += e0;
             l[i + 1] += e1;
             if (fp8) e0 *= w->v_scale[p + i], e1 *= w->v_scale[p + i + 1];
@@ -244,7 +244,7 @@ INLINE void softmax_row(struct workspace *w, int r, int seen, int padded, float 
     float most = _mm512_reduce_max_ps((__m512)m);
     vf from = vf_set1(most == -INFINITY ? 0 : most);
     for (int p = 0; p < padded; p += LANES) {
-        vf e = vf_exp(vf_load(s + p) - from);
+        vf e = vf_exp2(vf_load(s + p) - from);
         l += e;
         if (fp8) e *= vf_load(w->v_scale + p);
         for (int i = 0; i < 2; i++) {

@@ -19,7 +19,7 @@
 enum {
     X_ROWS = 64,         /* tokens whose inputs linear() holds in fp32 at a time; twice as many in bf16 */
     PART_ELEMENTS = 8192, /* of an elementwise op, a few microseconds: less is not worth another thread's attention */
-    LINEAR_WIDE_FLOATS = 100 * 1024, /* of a thread's scratch, for linear_amx_wide */
+    LINEAR_WIDE_FLOATS = 192 * 1024, /* of a thread's scratch, for linear_amx_wide */
 };
 
 struct cpu {

@@ -31,44 +31,51 @@ struct product {
 
 /* ---- tiles ------------------------------------------------------------------------------------------------------- */
 
-/* n_t tokens times LANES / n_t rows of w: sum (t, n) of the tile at lane t * (LANES / n_t) + n. Row n is at w[n]. */
-INLINE vf tile(const float *x, size_t stride, const char *const *w, int K, enum dtype wt, const int n_t) {
+/* n_t tokens times LANES / n_t rows of w: sum (t, n) of the tile at lane t * (LANES / n_t) + n. Row n is at w[n]. What
+ * lies `ahead` bytes behind the weights, if not 0, is fetched meanwhile. */
+INLINE vf tile(const float *x, size_t stride, const char *const *w, int K, enum dtype wt, const int n_t, size_t ahead) {
     const int n_n = LANES / n_t;
     size_t b = dtype_bytes(wt);
     vf acc[LANES];
     for (int i = 0; i < LANES; i++) acc[i] = (vf){0};
-    int k = 0;
-    for (; k + LANES <= K; k += LANES) {
-        vf xk[4];
-        for (int t = 0; t < n_t; t++) xk[t] = vf_load(x + t * stride + k);
-#pragma GCC unroll 16
-        for (int n = 0; n < n_n; n++) {
-            vf v = vf_widen(w[n] + k * b, wt);
-            for (int t = 0; t < n_t; t++) acc[t * n_n + n] = vf_fma(xk[t], v, acc[t * n_n + n]);
+    /* Rows are taken SOME at a time: enough sums to hide the latency, few enough pointers for the registers. */
+    enum { SOME = 8 };
+    const int n_some = n_n < SOME ? n_n : SOME;
+    for (int some = 0; some < n_n; some += n_some) {
+        vf *a = acc + some;
+        int k = 0;
+        for (; k + LANES <= K; k += LANES) {
+            vf xk[4];
+            for (int t = 0; t < n_t; t++) xk[t] = vf_load(x + t * stride + k);
+#pragma GCC unroll 8
+            for (int n = 0; n < n_some; n++) {
+                vf v = vf_widen(w[some + n] + k * b, wt);
+                if (ahead) __builtin_prefetch(w[some + n] + k * b + ahead);
+                for (int t = 0; t < n_t; t++) a[t * n_n + n] = vf_fma(xk[t], v, a[t * n_n + n]);
+            }
+        }
+        for (int n = 0; k < K && n < n_some; n++) {
+            float pad[LANES] = {0};
+            row_widen_as(pad, w[some + n] + k * b, (size_t)(K - k), wt);
+            for (int t = 0; t < n_t; t++)
+                a[t * n_n + n] = vf_fma(vf_load(x + t * stride + k), vf_load(pad), a[t * n_n + n]);
         }
     }
-    if (k < K)
-        for (int n = 0; n < n_n; n++) {
-            float pad[LANES] = {0};
-            row_widen_as(pad, w[n] + k * b, (size_t)(K - k), wt);
-            for (int t = 0; t < n_t; t++)
-                acc[t * n_n + n] = vf_fma(vf_load(x + t * stride + k), vf_load(pad), acc[t * n_n + n]);
-        }
     return vf_sum_each(acc);
 }
 
 /* out[t][i] = token t times row i of w, i < LANES, for all T tokens. */
 INLINE void tiles(float (*out)[LANES], const float *x, size_t stride, int T, const char *const w[LANES], int K,
-                  enum dtype wt) {
+                  enum dtype wt, size_t ahead) {
     for (int t = 0, n_t; t < T; t += n_t) {
         n_t = T - t >= 4 ? 4 : T - t >= 2 ? 2 : 1;
         const float *xt = x + t * stride;
         int n_n = LANES / n_t;
         for (int i = 0; i < LANES; i += n_n) {
             float sums[LANES];
-            vf_store(sums, n_t == 4   ? tile(xt, stride, w + i, K, wt, 4)
-                           : n_t == 2 ? tile(xt, stride, w + i, K, wt, 2)
-                                      : tile(xt, stride, w + i, K, wt, 1));
+            vf_store(sums, n_t == 4   ? tile(xt, stride, w + i, K, wt, 4, ahead)
+                           : n_t == 2 ? tile(xt, stride, w + i, K, wt, 2, ahead)
+                                      : tile(xt, stride, w + i, K, wt, 1, ahead));
             for (int j = 0; j < n_t; j++) memcpy(&out[t + j][i], sums + j * n_n, (size_t)n_n * sizeof(float));
         }
     }
@@ -107,13 +114,13 @@ static void product_rows(void *arg, struct share *share) {
                     row_widen(panel + i * o->stride, w[i], (size_t)K, m->dtype);
                     w[i] = (const char *)(panel + i * o->stride);
                 }
-                tiles(out, x, o->stride, o->T, w, K, DTYPE_F32);
+                tiles(out, x, o->stride, o->T, w, K, DTYPE_F32, 0);
             } else if (m->dtype == DTYPE_BF16) {
-                tiles(out, x, o->stride, o->T, w, K, DTYPE_BF16);
+                tiles(out, x, o->stride, o->T, w, K, DTYPE_BF16, LANES * w_bytes);
             } else if (m->dtype == DTYPE_F16) {
-                tiles(out, x, o->stride, o->T, w, K, DTYPE_F16);
+                tiles(out, x, o->stride, o->T, w, K, DTYPE_F16, LANES * w_bytes);
             } else {
-                tiles(out, x, o->stride, o->T, w, K, DTYPE_F32);
+                tiles(out, x, o->stride, o->T, w, K, DTYPE_F32, LANES * w_bytes);
             }
             write_rows(o, out, block * LANES);
         }

@@ -6,8 +6,8 @@
  * from some WIDE_TOKENS on, and results come out as rows of y. Products commute and the order over k is amx.h's, so an
  * element has the bits that linear_amx.c gives it.
  *
- * Blocking: a part is up to 128 rows of w for all tokens, so w is read from memory once. For each STEP_K of k, the
- * part's weights are packed (128 KB, stays in the L2) and, for each pair of token tiles (32 KB, stays in the L1), meet
+ * Blocking: a part is up to 256 rows of w for all tokens, so w is read from memory once. For each STEP_K of k, the
+ * part's weights are packed (256 KB, stays in the L2) and, for each pair of token tiles (32 KB, stays in the L1), meet
  * all of them. Sums wait in fp32 between steps of k. FLOP: 2 T N K. */
 #include "kernels/cpu/amx.h"
 #include "kernels/cpu/cpu.h"
@@ -15,9 +15,9 @@
 #ifdef __AMX_BF16__
 
 enum {
-    PART_ROWS = 128,
+    PART_ROWS = 256,
     STEP_K = 512,
-    TURN_TOKENS = 512, /* their sums, 256 KB, stay in the L2 */
+    TURN_TOKENS = 512, /* their sums, 512 KB, stay in the L2 */
 };
 _Static_assert(PART_ROWS * STEP_K / 2 + TURN_TOKENS * PART_ROWS <= LINEAR_WIDE_FLOATS, "a thread's scratch");
 
@@ -102,7 +102,8 @@ static void pack_weights(const struct wide *o, char *out, int n, int n_n, int k,
     }
 }
 
-/* Rows n .. n + n_n - 1 of w (n_n a multiple of 32) for tokens t0 .. t1 - 1. */
+/* Rows n .. n + n_n - 1 of w (n_n a multiple of 32) for tokens t0 .. t1 - 1. (Fetching the next tokens and weights ahead
+ * was tried and gained nothing.) */
 static void part_turn(const struct wide *o, float *sums, char *packed, int n, int n_n, int t0, int t1) {
     size_t x_bytes = (size_t)o->K32 * 2, tile_row = (size_t)n_n / TILE * 256; /* of sums, for 16 tokens */
     for (int k = 0; k < o->K32; k += STEP_K) {
@@ -113,9 +114,11 @@ static void part_turn(const struct wide *o, float *sums, char *packed, int n, in
         for (int t = t0; t < t1; t += 2 * TILE) {
             const uint16_t *x0 = token_tile(o, t) + k, *x1 = token_tile(o, t + TILE) + k;
             float *s = sums + (size_t)(t - t0) / TILE * tile_row;
-            for (int i = 0; i < n_n / TILE; i += 2) {
+            for (int i = 0; i < n_n / TILE; i += 2)
                 multiply_2_by_2(s + 256 * i, tile_row, x0, x1, x_bytes, packed + i * b_bytes, b_bytes, n_k, !k);
-                if (k + n_k < o->K32 || n + i * TILE >= o->w->rows) continue;
+            if (k + n_k < o->K32) continue;
+            /* Only now: right behind its product, a write would wait for it and keep the next from starting. */
+            for (int i = 0; i < n_n / TILE && n + i * TILE < o->w->rows; i += 2) {
                 write_tiles(o, s + 256 * i, t, n + i * TILE);
                 if (t + TILE < o->T) write_tiles(o, s + tile_row + 256 * i, t + TILE, n + i * TILE);
             }

@@ -19,25 +19,37 @@ static float sum_squares(const float *x, int C) {
     return vf_sum((s[0] + s[1]) + (s[2] + s[3]));
 }
 
-INLINE void norm_row_as(float *out, const float *x, const char *w, int C, float scale, enum dtype act) {
-    size_t b = dtype_bytes(act);
+/* out [C] of format `to` = round(x * scale) * w. */
+INLINE void norm_row_as(char *out, const float *x, const char *w, int C, float scale, enum dtype act, enum dtype to) {
+    size_t b = dtype_bytes(act), ob = dtype_bytes(to);
     int i = 0;
     for (; i + LANES <= C; i += LANES)
-        vf_store(out + i, vf_round(vf_load(x + i) * scale, act) * vf_widen(w + i * b, act));
-    for (; i < C; i++) out[i] = f32_round(x[i] * scale, act) * f32_widen(w + i * b, act);
+        vf_narrow(out + i * ob, vf_round(vf_load(x + i) * scale, act) * vf_widen(w + i * b, act), to);
+    for (; i < C; i++) f32_narrow(out + i * ob, f32_round(x[i] * scale, act) * f32_widen(w + i * b, act), to);
 }
+
+static float norm_scale(const float *x, int C, float eps) { return 1.0f / sqrtf(sum_squares(x, C) / (float)C + eps); }
 
 void CPU(norm_row)(float *out, const float *x, const void *weight, int C, float eps, enum dtype act) {
-    float scale = 1.0f / sqrtf(sum_squares(x, C) / (float)C + eps);
-    if (act == DTYPE_BF16) norm_row_as(out, x, weight, C, scale, DTYPE_BF16);
-    else if (act == DTYPE_F16) norm_row_as(out, x, weight, C, scale, DTYPE_F16);
-    else norm_row_as(out, x, weight, C, scale, DTYPE_F32);
+    float scale = norm_scale(x, C, eps);
+    if (act == DTYPE_BF16) norm_row_as((char *)out, x, weight, C, scale, DTYPE_BF16, DTYPE_F32);
+    else if (act == DTYPE_F16) norm_row_as((char *)out, x, weight, C, scale, DTYPE_F16, DTYPE_F32);
+    else norm_row_as((char *)out, x, weight, C, scale, DTYPE_F32, DTYPE_F32);
 }
 
-/* x [C] from `row`, followed by zeros for sum_squares. */
-static void load_row(float *x, const void *row, int C, enum dtype act) {
-    row_widen(x, row, (size_t)C, act);
-    memset(x + C, 0, (ROW_FLOATS(C) - (size_t)C) * sizeof *x);
+/* x [C] = residual = round(residual + h), in fp32 and in the activation format. */
+INLINE void add_row_as(float *x, char *residual, const char *h, int C, enum dtype act) {
+    size_t b = dtype_bytes(act);
+    int i = 0;
+    for (; i + LANES <= C; i += LANES) {
+        vf v = vf_round(vf_widen(residual + i * b, act) + vf_widen(h + i * b, act), act);
+        vf_narrow(residual + i * b, v, act);
+        vf_store(x + i, v);
+    }
+    for (; i < C; i++) {
+        x[i] = f32_round(f32_widen(residual + i * b, act) + f32_widen(h + i * b, act), act);
+        f32_narrow(residual + i * b, x[i], act);
+    }
 }
 
 struct norm {
@@ -50,26 +62,25 @@ struct norm {
     float eps;
 };
 
+INLINE void norm_rows_as(const struct norm *o, struct share *share, enum dtype act) {
+    int C = o->C;
+    size_t row = (size_t)C * dtype_bytes(act);
+    float *x = scratch_of(o->e, share);
+    memset(x + C, 0, (ROW_FLOATS(C) - (size_t)C) * sizeof *x); /* for sum_squares */
+    for (int first, last; threads_take(share, &first, &last);)
+        for (int t = first; t < last; t++) {
+            if (o->residual) add_row_as(x, o->residual + t * row, o->h + t * row, C, act);
+            else row_widen_as(x, o->h + t * row, (size_t)C, act);
+            if (o->weight) norm_row_as(o->out + t * row, x, o->weight, C, norm_scale(x, C, o->eps), act, act);
+        }
+}
+
 static void norm_rows(void *arg, struct share *share) {
     const struct norm *o = arg;
     enum dtype act = o->e->options.dtype;
-    int C = o->C;
-    size_t row = (size_t)C * dtype_bytes(act);
-    float *x = scratch_of(o->e, share), *y = x + cpu_of(o->e)->row_floats;
-    for (int first, last; threads_take(share, &first, &last);)
-        for (int t = first; t < last; t++) {
-            load_row(x, o->h + t * row, C, act);
-            if (o->residual) {
-                char *r = o->residual + t * row;
-                row_widen(y, r, (size_t)C, act);
-                for (int i = 0; i < C; i++) y[i] += x[i];
-                row_narrow(r, y, (size_t)C, act);
-                if (o->weight) load_row(x, r, C, act);
-            }
-            if (!o->weight) continue;
-            CPU(norm_row)(x, x, o->weight, C, o->eps, act);
-            row_narrow(o->out + t * row, x, (size_t)C, act);
-        }
+    if (act == DTYPE_BF16) norm_rows_as(o, share, DTYPE_BF16);
+    else if (act == DTYPE_F16) norm_rows_as(o, share, DTYPE_F16);
+    else norm_rows_as(o, share, DTYPE_F32);
 }
 
 void CPU(rms_norm)(struct exec *e, void *out, const void *h, const void *weight, int T, int C, float eps) {

@@ -10,22 +10,27 @@
 
 /* head [D] in place; cos_sin is cos [D/2] | sin [D/2]. */
 static void rotate(float *head, const float *cos_sin, int D) {
-    int half = D / 2;
-    for (int i = 0; i < half; i++) {
+    int half = D / 2, i = 0;
+    for (; i + LANES <= half; i += LANES) {
+        vf a = vf_load(head + i), b = vf_load(head + half + i), c = vf_load(cos_sin + i), s = vf_load(cos_sin + half + i);
+        vf_store(head + i, a * c - b * s);
+        vf_store(head + half + i, b * c + a * s);
+    }
+    for (; i < half; i++) {
         float a = head[i], b = head[i + half], c = cos_sin[i], s = cos_sin[i + half];
         head[i] = a * c - b * s;
         head[i + half] = b * c + a * s;
     }
 }
 
-/* One head of q or k into fp32: widened, normalised and rounded where there is a weight, rotated. */
+/* One head of q or k into fp32: widened, normalised and rounded where there is a weight, rotated. What follows D is
+ * zero, for the norm. */
 static void prepare_head(float *head, const char *in, const void *weight, const float *cos_sin, int D, float eps,
                          enum dtype act) {
     row_widen(head, in, (size_t)D, act);
     if (weight) {
-        memset(head + D, 0, (ROW_FLOATS(D) - (size_t)D) * sizeof *head);
         CPU(norm_row)(head, head, weight, D, eps, act);
-        for (int i = 0; i < D; i++) head[i] = f32_round(head[i], act);
+        row_round(head, (size_t)D, act);
     }
     rotate(head, cos_sin, D);
 }
@@ -104,6 +109,8 @@ static void rope_token(const struct rope_store *o, int t, float *head) {
 static void rope_tokens(void *arg, struct share *share) {
     const struct rope_store *o = arg;
     float *head = scratch_of(o->e, share);
+    size_t D = (size_t)o->kv->layout.D;
+    memset(head + D, 0, (ROW_FLOATS(D) - D) * sizeof *head);
     for (int first, last; threads_take(share, &first, &last);)
         for (int t = first; t < last; t++) rope_token(o, t, head);
 }

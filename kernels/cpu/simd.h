@@ -66,15 +66,54 @@ INLINE vf vf_fma(vf a, vf b, vf c) {
 
 /* ---- formats ---------------------------------------------------------------------------------------------------- */
 
-INLINE vf vf_from_bf16(vh h) { return (vf)(__builtin_convertvector(h, vu) << 16); }
-
-/* Round to nearest even; NaN stays NaN. */
-INLINE vh bf16_from_vf(vf v) {
-    vu u = (vu)v;
-    vu rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16, nan = (u >> 16) | 0x40;
-    vi is_nan = v != v;
-    return __builtin_convertvector((rounded & ~(vu)is_nan) | (nan & (vu)is_nan), vh);
+/* GCC 12 converts these vectors by halves; the instructions do it at once. */
+INLINE vu vu_from_vh(vh h) {
+#if LANES == 16
+    return (vu)_mm512_cvtepu16_epi32((__m256i)h);
+#elif LANES == 8
+    return (vu)_mm256_cvtepu16_epi32((__m128i)h);
+#elif defined(__SSE4_1__)
+    int64_t bits;
+    memcpy(&bits, &h, sizeof bits);
+    return (vu)_mm_cvtepu16_epi32(_mm_cvtsi64_si128(bits));
+#else
+    return __builtin_convertvector(h, vu);
+#endif
 }
+
+/* The upper halves of the lanes. */
+INLINE vh vh_from_upper(vu u) {
+#if LANES == 16
+    return (vh)_mm512_cvtepi32_epi16(_mm512_srli_epi32((__m512i)u, 16));
+#elif LANES == 8
+    __m256i upper = _mm256_srli_epi32((__m256i)u, 16);
+    return (vh)_mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi32(upper, upper), 0x08));
+#elif defined(__SSE4_1__)
+    __m128i upper = _mm_srli_epi32((__m128i)u, 16);
+    int64_t bits = _mm_cvtsi128_si64(_mm_packus_epi32(upper, upper));
+    vh h;
+    memcpy(&h, &bits, sizeof h);
+    return h;
+#else
+    return __builtin_convertvector(u >> 16, vh);
+#endif
+}
+
+INLINE vf vf_from_bf16(vh h) { return (vf)(vu_from_vh(h) << 16); }
+
+/* The bits of v as bf16 in the upper half of each lane, rounded to nearest even; NaN stays NaN. The lower half is rubble. */
+INLINE vu bf16_bits(vf v) {
+    vu u = (vu)v, rounded = u + 0x7fff + ((u >> 16) & 1);
+#if LANES == 16
+    __mmask16 nan = _mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_UNORD_Q);
+    return (vu)_mm512_mask_or_epi32((__m512i)rounded, nan, (__m512i)u, _mm512_set1_epi32(0x400000));
+#else
+    vu is_nan = (vu)(v != v);
+    return (rounded & ~is_nan) | ((u | 0x400000) & is_nan);
+#endif
+}
+
+INLINE vh bf16_from_vf(vf v) { return vh_from_upper(bf16_bits(v)); }
 
 INLINE vf vf_from_f16(vh h) {
 #if LANES == 16
@@ -129,7 +168,7 @@ INLINE void f32_narrow(void *p, float v, enum dtype t) {
 
 /* The nearest value of format t, still in fp32: the rounding points of Hugging Face. */
 INLINE vf vf_round(vf v, enum dtype t) {
-    if (t == DTYPE_BF16) return vf_from_bf16(bf16_from_vf(v));
+    if (t == DTYPE_BF16) return (vf)(bf16_bits(v) & 0xffff0000);
     if (t == DTYPE_F16) return vf_from_f16(f16_from_vf(v));
     return v;
 }
@@ -138,6 +177,17 @@ INLINE float f32_round(float v, enum dtype t) {
     if (t == DTYPE_BF16) return f32_from_bf16(bf16_from_f32(v));
     if (t == DTYPE_F16) return f32_from_f16(f16_from_f32(v));
     return v;
+}
+
+/* 1 / v within 1 ulp for v in [1, 2^126]; above, at most 2^-126. */
+INLINE vf vf_reciprocal(vf v) {
+#if LANES == 16
+    vf r = (vf)_mm512_rcp14_ps((__m512)v);
+    vf e = vf_fma(-v, r, vf_set1(1)); /* two steps of Newton's, as one of third order */
+    return vf_fma(vf_fma(e, e, e), r, r);
+#else
+    return 1.0f / v;
+#endif
 }
 
 /* ---- rows: n elements of format t from and to fp32 --------------------------------------------------------------- */
@@ -164,6 +214,13 @@ static inline void row_narrow(void *out, const float *in, size_t n, enum dtype t
     if (t == DTYPE_BF16) row_narrow_as(out, in, n, DTYPE_BF16);
     else if (t == DTYPE_F16) row_narrow_as(out, in, n, DTYPE_F16);
     else row_narrow_as(out, in, n, DTYPE_F32);
+}
+
+static inline void row_round(float *x, size_t n, enum dtype t) {
+    size_t i = 0;
+    for (; t == DTYPE_BF16 && i + LANES <= n; i += LANES) vf_store(x + i, vf_round(vf_load(x + i), DTYPE_BF16));
+    for (; t == DTYPE_F16 && i + LANES <= n; i += LANES) vf_store(x + i, vf_round(vf_load(x + i), DTYPE_F16));
+    for (; i < n; i++) x[i] = f32_round(x[i], t);
 }
 
 /* ---- arithmetic ------------------------------------------------------------------------------------------------- */
@@ -241,4 +298,28 @@ INLINE vf vf_exp(vf x) {
     p = vf_fma(p, r * r, r) + 1.0f;
     vi bits = (vi)shifted - (vi)vf_set1(magic) + 127;
     return vf_select(tiny, vf_set1(0), p * (vf)(bits << 23));
+}
+
+/* 2^x within 2 ulp for x in [-126, 127]; below 0, NaN stays NaN. x = n + f with |f| <= 1/2; a degree-6 polynomial for
+ * 2^f (least relative error, 2e-9 before rounding); 2^n into the exponent. */
+INLINE vf vf_exp2(vf x) {
+    const float magic = 0x1.8p23f;
+#if LANES != 16
+    vi tiny = x < -126.0f;
+    x = vf_select(tiny, vf_set1(0), x);
+#endif
+    vf shifted = x + magic, n = shifted - magic, f = x - n;
+    vf p = vf_fma(vf_set1(0x1.41fbbep-13f), f, vf_set1(0x1.5f3e56p-10f));
+    p = vf_fma(p, f, vf_set1(0x1.3b2d4cp-7f));
+    p = vf_fma(p, f, vf_set1(0x1.c6aee8p-5f));
+    p = vf_fma(p, f, vf_set1(0x1.ebfbdcp-3f));
+    p = vf_fma(p, f, vf_set1(0x1.62e430p-1f));
+    p = vf_fma(p, f, vf_set1(1));
+#if LANES == 16
+    __mmask16 keep = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-126), _CMP_NLT_UQ);
+    return (vf)_mm512_maskz_scalef_ps(keep, (__m512)p, (__m512)n);
+#else
+    vi bits = (vi)shifted - (vi)vf_set1(magic) + 127;
+    return vf_select(tiny, vf_set1(0), p * (vf)(bits << 23));
+#endif
 }
