@@ -22,9 +22,10 @@ enum {
     CLASS_NEWLINE, /* \r, \n */
     CLASS_MASK = 7,
 
-    NFC_ACTIVE = 8, /* NFC may change this character, move it or fuse it with the one before */
-    NFC_INERT = 16, /* Unicode has assigned it a part in normalization that Hugging Face does not know yet */
-    VERSIONED = 32, /* libraries of other Unicode versions give it another class */
+    NFC_ACTIVE = 8,      /* NFC may change this character, move it or fuse it with the one before */
+    NFC_INERT = 16,      /* Unicode has assigned it a part in normalization that Hugging Face does not know yet */
+    VERSIONED = 32,      /* libraries of other Unicode versions give it another class */
+    VERSIONED_MARK = 64, /* with VERSIONED: it is a mark, \p{M}, which is CLASS_OTHER to Qwen's regex */
 };
 
 #define UNICODE_SIZE 0x110000

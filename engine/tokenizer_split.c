@@ -14,8 +14,8 @@
  *
  * Any other regex runs in PCRE2 (JIT), in the order of matches and the gaps between them. Where PCRE2's Unicode version
  * gives a character another class than Hugging Face's, the regex sees a character of the right class and of the same
- * length in its place. That is exact for patterns made of \p{L}, \p{N}, \s and ASCII; the subclasses (\p{Lu}, \p{M},
- * ...) of the few thousand characters that Unicode added since version 14 remain as PCRE2 has them. */
+ * length in its place. That is exact for patterns made of \p{L}, \p{N}, \p{M}, \s and ASCII; other properties (\p{Lu},
+ * \p{Han}, ...) of the characters that Unicode added since version 14 remain as PCRE2 has them. */
 #include "engine/tokenizer_internal.h"
 
 #include "kernels/status.h"
@@ -157,16 +157,19 @@ void tokenizer__regex_close(struct split_regex *r) {
 /* Overwrites characters whose class depends on the Unicode version, see this file's head. */
 static void replace_versioned(const uint8_t *unicode, uint8_t *p, size_t n) {
     /* By class, of 2, 3 and 4 bytes: characters that have had this class in every version. */
+    enum { MARK = CLASS_NEWLINE + 1 };
     static const char *const stand_in[][3] = {
         [CLASS_OTHER] = {"\u00A7", "\u2020", "\U0001F600"},
         [CLASS_LETTER] = {"\u01BB", "\u4E00", "\U00020000"},
         [CLASS_NUMBER] = {"\u00B2", "\u2460", "\U00010107"},
         [CLASS_SPACE] = {"\u00A0", "\u3000", ""}, /* white space has been the same for long, and has no 4 bytes */
+        [MARK] = {"\u0301", "\u20D0", "\U0001D165"},
     };
     for (size_t i = 0; i < n;) {
         int32_t c;
         size_t step = utf8_decode_valid(p + i, &c);
-        if (unicode[c] & VERSIONED) memcpy(p + i, stand_in[unicode[c] & CLASS_MASK][step - 2], step);
+        unsigned class = unicode[c] & VERSIONED_MARK ? MARK : unicode[c] & CLASS_MASK;
+        if (unicode[c] & VERSIONED) memcpy(p + i, stand_in[class][step - 2], step);
         i += step;
     }
 }

@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT / "tests" / "golden" / "tokenizer"))
 import assemble  # noqa: E402
 
 SHARED = assemble.SHARED
+QWEN35_REGEX = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 def skip(sentence):
@@ -320,11 +321,15 @@ def main():
         split = regex["pre_tokenizer"]["pretokenizers"][0]["pattern"]
         split["Regex"] = f"(?:{split['Regex']})"
         in_pcre2 = folder("regex", regex)
+        with_marks = copy.deepcopy(description)
+        with_marks["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = QWEN35_REGEX
         for name, variant in (("vocab.json and merges.txt", Tandem(binary, other)), ("merges as pairs", folder("pairs", assemble.assemble(pairs=True))),
                               ("the regex in PCRE2", in_pcre2)):
             for special in (False, True):
                 tally.compare(f"{name}, {'special tokens' if special else 'plain'}", some, variant.encode(some, special), expected[special])
         points = every_code_point()
+        marked = points[::7] + some
+        tally.compare("Qwen3.5's regex", marked, folder("marks", with_marks).encode(marked, False), Reference(with_marks).encode(marked, False))
         tally.compare("every code point, the regex in PCRE2", points, in_pcre2.encode(points, False), tandem.encode(points, False))
 
         flagged = with_flags(description)

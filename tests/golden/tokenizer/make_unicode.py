@@ -15,7 +15,7 @@ import unicodedata2  # the newest tables: what any library may know
 from tokenizers import Regex, normalizers
 
 OTHER, LETTER, NUMBER, SPACE, NEWLINE = range(5)
-NFC_ACTIVE, NFC_INERT, VERSIONED = 8, 16, 32
+NFC_ACTIVE, NFC_INERT, VERSIONED, VERSIONED_MARK = 8, 16, 32, 64
 SPACE_IN_PCRE2_ONLY = 0x180E  # in PCRE2's \h and so in its \s, but not White_Space since Unicode 6.3
 
 POINTS = [c for c in range(0x110000) if not 0xD800 <= c <= 0xDFFF]
@@ -35,7 +35,7 @@ def matching(pattern):
 def general_class(tables, c):
     if chr(c).isspace() and c not in (0x1C, 0x1D, 0x1E, 0x1F):
         return SPACE
-    return {"L": LETTER, "N": NUMBER}.get(tables.category(chr(c))[0], OTHER)
+    return {"L": LETTER, "N": NUMBER, "M": VERSIONED_MARK}.get(tables.category(chr(c))[0], OTHER)
 
 
 def normalization():
@@ -65,7 +65,7 @@ def normalization():
 
 def main():
     assert unicodedata.unidata_version == "14.0.0", "run under Python 3.11"
-    letters, numbers, spaces = matching(r"\p{L}"), matching(r"\p{N}"), matching(r"\s")
+    letters, numbers, spaces, marks = matching(r"\p{L}"), matching(r"\p{N}"), matching(r"\s"), matching(r"\p{M}")
     assert {chr(c) for c in matching("(?i:s)")} == set("sS\u017f")
     for letter in "tremdvl":
         assert {chr(c) for c in matching(f"(?i:{letter})")} == {letter, letter.upper()}
@@ -78,8 +78,9 @@ def main():
         if 0xD800 <= c <= 0xDFFF:
             bits = last
         else:
-            if any(kind != general_class(tables, c) for tables in (unicodedata, unicodedata2)) or c == SPACE_IN_PCRE2_ONLY:
-                bits |= VERSIONED
+            seen = VERSIONED_MARK if c in marks else kind
+            if any(seen != general_class(tables, c) for tables in (unicodedata, unicodedata2)) or c == SPACE_IN_PCRE2_ONLY:
+                bits |= VERSIONED | (seen & VERSIONED_MARK)
             if c in (10, 13):
                 bits = NEWLINE
             bits |= (NFC_ACTIVE if c in active else 0) | (NFC_INERT if c in inert else 0)
