@@ -158,7 +158,7 @@ Test(chat_template, own_vectors) {
         cJSON_Delete(row);
         n++;
     }
-    cr_expect_eq(n, 120);
+    cr_expect_eq(n, 135);
     free(text);
     tokenizer_close(t);
 }

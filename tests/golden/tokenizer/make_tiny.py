@@ -9,6 +9,7 @@
     vectors.jsonl                                text (or bytes in hex) -> ids without and with special tokens
     decode.jsonl                                 ids -> text with and without special tokens
     chat.jsonl                                   conversations -> text (by jinja2) -> ids; needs the shared data
+    ../../fuzz/corpus/fuzz_tokenizer/            first inputs for the fuzzer: a minimal tokenizer.json, a zero byte, a text
 """
 import json
 import pathlib
@@ -83,7 +84,7 @@ def chats(reference):
     cases = [[hi], [system, hi], [hi, {"role": "assistant", "content": "Hello!"}, hi], [system, hi, thought, hi], [hi, thought],
              [hi, {"role": "assistant", "content": "", "tool_calls": [call]}, {"role": "tool", "content": "21"}, {"role": "tool", "content": "\n22"}],
              [hi, {"role": "assistant", "content": "Let me see.", "tool_calls": [call, call]}, {"role": "tool", "content": "21"}, {"role": "assistant", "content": "\n\n21"}],
-             [system, hi, system, hi]]
+             [system, hi, system, hi], [{"role": "assistant", "content": "Hello!"}]]
     rows = []
     for file, name in names.items():
         template = environment.from_string((assemble.SHARED / "chat-templates" / file).read_text(encoding="utf-8"))
@@ -94,8 +95,27 @@ def chats(reference):
     return rows
 
 
+def write_seeds(whole):
+    """256 bytes and a few merges, with flags and other regexes."""
+    folder = HERE.parents[1] / "fuzz" / "corpus" / "fuzz_tokenizer"
+    folder.mkdir(parents=True, exist_ok=True)
+    vocab = {token: i for token, i in whole["model"]["vocab"].items() if i < 264}
+    merges = [pair for pair in whole["model"]["merges"] if all(t in vocab for t in (*pair, "".join(pair)))]
+    added = [{**token, "id": 300 + i} for i, token in enumerate(whole["added_tokens"][:3])]
+    added[1].update(content="ab", lstrip=True, rstrip=True)
+    added[2].update(content="\u00e9", single_word=True, normalized=True, special=False)
+    for name, regex in (("qwen", QWEN_REGEX), ("pcre2", r"(?i:ab)|\p{L}+(?!\S)|\s+"), ("backtracking", r"(?:a+)+b|[^a]")):
+        seed = json.loads(json.dumps(whole))
+        seed["model"] = {"type": "BPE", "vocab": vocab, "merges": merges}
+        seed["added_tokens"] = added
+        seed["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = regex
+        text = json.dumps(seed, ensure_ascii=False, separators=(",", ":")).encode()
+        (folder / name).write_bytes(text + b"\0" + "The other  ab \u00e9 e\u0301 <|endoftext|> 12 aab".encode() + b"\xe4\xb8")
+
+
 def main():
     whole = tiny()
+    write_seeds(whole)
     write_files(whole)
     reference = Tokenizer.from_str(json.dumps(whole))
     plain = Tokenizer.from_str(json.dumps({**whole, "added_tokens": []}))
