@@ -78,7 +78,7 @@ __attribute__((target("avx512f"))) static float read_avx512(const char *p, size_
     return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(s[0], s[1]), _mm512_add_ps(s[2], s[3])));
 }
 
-__attribute__((target("avx512f"), optimize("unroll-loops"))) static float fma_avx512(int n) {
+__attribute__((target("avx512f"))) static float fma_avx512(int n) {
     __m512 a[16], m = _mm512_set1_ps(0.999f);
     for (int j = 0; j < 16; j++) a[j] = _mm512_set1_ps((float)j);
     for (int i = 0; i < n; i++) {
@@ -90,7 +90,7 @@ __attribute__((target("avx512f"), optimize("unroll-loops"))) static float fma_av
     return sum;
 }
 
-__attribute__((target("avx2,fma"), optimize("unroll-loops"))) static float fma_avx2(int n) {
+__attribute__((target("avx2,fma"))) static float fma_avx2(int n) {
     __m256 a[12], m = _mm256_set1_ps(0.999f);
     for (int j = 0; j < 12; j++) a[j] = _mm256_set1_ps((float)j);
     for (int i = 0; i < n; i++) {

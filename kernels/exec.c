@@ -28,7 +28,9 @@ static bool have_amx(void) {
     unsigned a, b, c, d;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
     bool amx_bf16 = d >> 22 & 1, amx_tile = d >> 24 & 1;
-    return amx_bf16 && amx_tile && !syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA);
+    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d)) return false;
+    bool avx512_bf16 = a >> 5 & 1;
+    return amx_bf16 && amx_tile && avx512_bf16 && !syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA);
 }
 #endif
 
@@ -62,11 +64,19 @@ int exec__cpu_tables(const char *const **names) {
     return n;
 }
 
-/* Cores that this process may run on, not those that the machine has: containers restrict the set. */
+/* Cores that this process may use, not those that the machine has: containers restrict the set, or the time. */
 static int usable_cores(void) {
     cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set)) return 1;
-    return CPU_COUNT(&set);
+    int cores = sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
+    FILE *quota = fopen("/sys/fs/cgroup/cpu.max", "r"); /* "max 100000", or microseconds of time in each period */
+    long long time, period;
+    if (!quota) return cores;
+    if (fscanf(quota, "%lld %lld", &time, &period) == 2 && time > 0 && period > 0) {
+        long long whole = (time + period - 1) / period;
+        if (whole < cores) cores = (int)whole;
+    }
+    fclose(quota);
+    return cores;
 }
 
 /* ---- exec ------------------------------------------------------------------------------------------------------- */

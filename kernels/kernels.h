@@ -28,7 +28,7 @@ struct exec; /* owned: backend, stream, scratch, first error */
 struct exec_options {
     const char *backend; /* "cpu" (or NULL: the best that this build and machine have) */
     enum dtype dtype;    /* of activations */
-    int n_threads;       /* CPU: 0 means one per usable core */
+    int n_threads;       /* CPU: the caller and so many less one; 0 means one per usable core */
     /* The largest step that will ever run: scratch is planned once from these. */
     int max_tokens;      /* T */
     int max_rows;        /* R */
@@ -131,7 +131,7 @@ void qk_norm_rope_store(struct exec *e, void *q, const struct kv_cache *kv, int 
                         int H, float eps);
 
 /* Causal, ragged, grouped-query attention over the paged KV: o[t, h] = softmax(q k' / sqrt(D)) v over positions
- * 0 .. positions[t] of t's own sequence. o, q [T, H*D] act. */
+ * 0 .. positions[t] of t's own sequence. o, q [T, H*D] act; D <= 256. */
 void attention(struct exec *e, void *o, const void *q, const struct kv_cache *kv, int layer, const struct batch *batch,
                int H);
 
@@ -174,8 +174,10 @@ struct sample_params {
     int64_t position;                          /* index of the token that is drawn */
 };
 
-/* ids[r] = the token chosen from logits[r] [R, V] f32 (unchanged). Sampling adds Gumbel noise from a counter-based
- * generator keyed by (seed, position, token id) over the kept set: no vocabulary-wide sort. When nothing is allowed,
+/* ids[r] = the token chosen from logits[r] [R, V] f32 (unchanged). min_p keeps tokens at least min_p times as likely as
+ * the best; top_k the first k in the order (logit, lower id); top_p the shortest prefix of that order with at least that
+ * share of the probability still left, never none. Sampling adds Gumbel noise from a counter-based generator keyed by
+ * (seed, position, token id) over the kept set (noise.h): no vocabulary-wide sort. NaN counts as -INFINITY. When nothing is allowed,
  * the argmax of the raw logits. params: host memory, [R]. ids: host memory, [R]; on a GPU valid after exec_finish. */
 void sample(struct exec *e, int32_t *ids, const float *logits, const struct sample_params *params, int R, int V);
 

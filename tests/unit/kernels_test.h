@@ -100,7 +100,7 @@ static inline struct exec *exec_new(const char *table, enum dtype act, int n_thr
     struct exec_options o = {.backend = table,
                              .dtype = act,
                              .n_threads = n_threads,
-                             .max_tokens = 1024,
+                             .max_tokens = 2400,
                              .max_rows = 1024,
                              .max_width = 2048,
                              .max_kv_len = 2048,

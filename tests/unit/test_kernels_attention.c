@@ -72,12 +72,14 @@ static void check_reference(const struct buffer *o, const struct buffer *q, cons
     free(acc);
 }
 
-static void check_ragged(struct exec *e, enum dtype kv_dtype, int H, int K, int D, int P) {
+enum { B = 6, MAX = 560 };
+
+/* B sequences with kv_len tokens of context, n_query of them in the step. */
+static void check_step(struct exec *e, enum dtype kv_dtype, int H, int K, int D, int P, const int kv_len[B],
+                       const int n_query[B]) {
     enum dtype act = e->options.dtype;
-    enum { B = 6, MAX = 200 };
-    const int kv_len[B] = {P, P + 1, P > 1 ? P - 1 : 1, 1, 3 * P + 2, 97}, n_query[B] = {1, 1, 1, 1, 2 * P, 31};
     int everything[B];
-    memcpy(everything, kv_len, sizeof kv_len);
+    memcpy(everything, kv_len, sizeof everything);
     struct test_kv kv = test_kv_new(kv_dtype, N_LAYERS, K, D, P, B, MAX);
     struct test_batch fill = test_batch_new(B, kv_len, everything, kv.table, kv.max_blocks);
     struct buffer qkv = buffer_random(act, (size_t)fill.batch.T * (H + 2 * K) * D, 2);
@@ -94,9 +96,14 @@ static void check_ragged(struct exec *e, enum dtype kv_dtype, int H, int K, int 
     test_kv_free(&kv);
 }
 
+static void check_ragged(struct exec *e, enum dtype kv_dtype, int H, int K, int D, int P) {
+    const int kv_len[B] = {P, P + 1, P > 1 ? P - 1 : 1, 1, 3 * P + 2, 97}, n_query[B] = {1, 1, 1, 1, 2 * P, 31};
+    check_step(e, kv_dtype, H, K, D, P, kv_len, n_query);
+}
+
 static void ragged(struct exec *e) {
     /* H, K, D, P: group sizes 1, 2, 4, 7; head dims that fill no vector; block sizes that divide nothing. */
-    static const int shapes[][4] = {{2, 2, 64, 16}, {4, 2, 64, 16}, {4, 1, 128, 32}, {7, 1, 12, 5},
+    static const int shapes[][4] = {{2, 2, 64, 16}, {4, 2, 64, 5},  {4, 1, 128, 32}, {7, 1, 12, 5},
                                     {14, 2, 100, 7}, {2, 1, 16, 1}, {4, 4, 36, 3}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         check_ragged(e, e->options.dtype, shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3]);
@@ -104,6 +111,14 @@ static void ragged(struct exec *e) {
     }
 }
 Test(attention, matches_double_precision) { for_each_exec(ragged); }
+
+static void long_contexts(struct exec *e) {
+    /* Around the places where a context is split, and more rows than one unit of work has. */
+    static const int kv_len[B] = {530, 257, 256, 255, 513, 400}, n_query[B] = {1, 3, 1, 2, 1, 130};
+    check_step(e, e->options.dtype, 4, 2, 64, 16, kv_len, n_query);
+    check_step(e, DTYPE_F8_E4M3, 3, 1, 40, 7, kv_len, n_query);
+}
+Test(attention, matches_double_precision_over_long_contexts) { for_each_exec(long_contexts); }
 
 /* One sequence of `len` tokens: its outputs when all are prefilled at once; then in chunks, beside other sequences, in
  * blocks that lie elsewhere, with other thread counts. */
@@ -159,6 +174,7 @@ Test(attention, keeps_its_bits_however_a_context_is_cut) {
         for (size_t a = 0; a < 3; a++) {
             check_bits(tables[i], act_dtypes[a], act_dtypes[a], 4, 2, 64, 16, 75);
             check_bits(tables[i], act_dtypes[a], DTYPE_F8_E4M3, 7, 1, 36, 5, 75);
-            check_bits(tables[i], act_dtypes[a], act_dtypes[a], 2, 2, 128, 16, 530);
+            check_bits(tables[i], act_dtypes[a], a ? DTYPE_F8_E4M3 : act_dtypes[a], 2, 2, 128, 16, 530);
+            if (a) check_bits(tables[i], act_dtypes[a], act_dtypes[a], 6, 2, 64, 16, 300);
         }
 }
