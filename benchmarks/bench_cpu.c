@@ -372,13 +372,13 @@ static void run_step(void *user, int i) {
     struct rope rope = {.cos_sin = m->cos_sin, .max_positions = m->max_len + P, .D = a->D};
     int T = s->batch.T;
     (void)i;
-    embed(m->e, m->residual, s->tokens, &m->embedding, T);
+    embed(m->e, m->residual, s->tokens, NULL, &m->embedding, T);
     for (int l = 0; l < a->L; l++) {
         if (l) add_rms_norm(m->e, m->x, m->h, m->residual, m->norm, T, a->C, 1e-6f);
         else rms_norm(m->e, m->x, m->residual, m->norm, T, a->C, 1e-6f);
         linear(m->e, m->wide, m->x, &m->qkv[l], NULL, T);
-        qk_norm_rope_store(m->e, m->q, &m->kv, l, m->wide, m->head_norm, m->head_norm, &rope, &s->batch, a->H, 1e-6f);
-        attention(m->e, m->x, m->q, &m->kv, l, &s->batch, a->H);
+        qk_norm_rope_store(m->e, m->q, &m->kv, l, m->wide, m->head_norm, m->head_norm, NULL, &rope, &s->batch, a->H, 1e-6f);
+        attention(m->e, m->x, m->q, &m->kv, l, NULL, &rope, &s->batch, a->H);
         linear(m->e, m->h, m->x, &m->o[l], NULL, T);
         add_rms_norm(m->e, m->x, m->h, m->residual, m->norm, T, a->C, 1e-6f);
         linear(m->e, m->wide, m->x, &m->gate_up[l], NULL, T);
@@ -390,7 +390,7 @@ static void run_step(void *user, int i) {
     linear_f32(m->e, m->logits, m->h, &m->embedding, s->batch.R);
     struct sample_params greedy[16];
     for (int r = 0; r < s->batch.R; r++) greedy[r] = (struct sample_params){.repetition = 1, .top_p = 1};
-    sample(m->e, m->ids, m->logits, greedy, s->batch.R, a->V);
+    sample(m->e, m->ids, m->logits, sample_set(m->e, greedy, s->batch.R, a->V), s->batch.R, a->V);
 }
 
 /* ---- the table --------------------------------------------------------------------------------------------------- */
@@ -445,13 +445,13 @@ static void run_op(void *user, int i) {
     struct rope rope = {.cos_sin = m->cos_sin, .max_positions = m->max_len + P, .D = a->D};
     int T = s->batch.T, R = s->batch.R, l = i % a->L;
     switch (r->op) {
-    case OP_EMBED: embed(m->e, m->x, s->tokens, &m->embedding, T); break;
+    case OP_EMBED: embed(m->e, m->x, s->tokens, NULL, &m->embedding, T); break;
     case OP_NORM: add_rms_norm(m->e, m->x, m->h, m->residual, m->norm, T, a->C, 1e-6f); break;
     case OP_QKV: linear(m->e, m->wide, m->x, &m->qkv[l], NULL, T); break;
     case OP_ROPE:
-        qk_norm_rope_store(m->e, m->q, &m->kv, l, m->wide, m->head_norm, m->head_norm, &rope, &s->batch, a->H, 1e-6f);
+        qk_norm_rope_store(m->e, m->q, &m->kv, l, m->wide, m->head_norm, m->head_norm, NULL, &rope, &s->batch, a->H, 1e-6f);
         break;
-    case OP_ATTENTION: attention(m->e, m->x, m->q, &m->kv, l, &s->batch, a->H); break;
+    case OP_ATTENTION: attention(m->e, m->x, m->q, &m->kv, l, NULL, &rope, &s->batch, a->H); break;
     case OP_O: linear(m->e, m->h, m->x, &m->o[l], NULL, T); break;
     case OP_GATE_UP: linear(m->e, m->wide, m->x, &m->gate_up[l], NULL, T); break;
     case OP_SILU: silu_mul(m->e, m->x, m->wide, T, a->F); break;
@@ -464,7 +464,7 @@ static void run_op(void *user, int i) {
             p[b] = (struct sample_params){.repetition = 1, .top_p = 1, .seed = 1, .position = i};
         if (r->op == OP_SAMPLE)
             for (int b = 0; b < R; b++) p[b].temperature = 0.8f, p[b].top_p = 0.9f;
-        sample(m->e, m->ids, m->logits, p, R, a->V);
+        sample(m->e, m->ids, m->logits, sample_set(m->e, p, R, a->V), R, a->V);
         break;
     }
     case OP_LOGPROBS: {

@@ -8,27 +8,21 @@
 void forward(struct exec *e, const struct model *m, struct activations *a, const struct kv_cache *kv,
              const struct batch *batch) {
     const struct model_config *c = &m->config;
-    const int T = batch->T, C = c->hidden, H = c->n_heads, F = c->ffn, L = c->n_layers;
+    const int T = batch->T, C = c->hidden, H = c->n_heads, L = c->n_layers;
     const float eps = c->rms_eps;
 
-    embed(e, a->residual, batch->tokens, &m->embedding, T);                      /* residual = E[tokens]  [T, C]        */
-    rms_norm(e, a->x, a->residual, m->layers[0].attn_norm, T, C, eps);           /* x = norm(residual)                  */
+    embed(e, a->h, batch->tokens, batch->sampled, &m->embedding, T);           /* h = E[tokens]            [T, C]       */
     for (int l = 0; l < L; l++) {
         const struct layer *w = &m->layers[l];
-        const void *next_norm = l + 1 < L ? m->layers[l + 1].attn_norm : m->final_norm;
-
-        linear(e, a->qkv, a->x, &w->w_qkv, w->b_qkv, T);                         /*                   [T, (H+2K)*D]     */
-        qk_norm_rope_store(e, a->q, kv, l, a->qkv, w->q_norm, w->k_norm,         /* k, v go to their blocks             */
-                           &m->rope, batch, H, eps);
-        attention(e, a->o, a->q, kv, l, batch, H);                               /* softmax(q k' / sqrt D) v  [T, H*D]  */
-        linear(e, a->h, a->o, &w->w_o, NULL, T);                                 /*                           [T, C]    */
-        add_rms_norm(e, a->x, a->h, a->residual, w->ffn_norm, T, C, eps);        /* x = norm(residual += h)             */
-        linear(e, a->gate_up, a->x, &w->w_gate_up, NULL, T);                     /*                           [T, 2F]   */
-        silu_mul(e, a->ffn, a->gate_up, T, F);                                   /* silu(gate) * up           [T, F]    */
-        linear(e, a->h, a->ffn, &w->w_down, NULL, T);
-        add_rms_norm(e, a->x, a->h, a->residual, next_norm, T, C, eps);
+        norm_linear(e, a->qkv, a->x, a->h, w->attn_norm, eps, &w->w_qkv, w->b_qkv, T); /* norm(h) Wqkv + b [T, (H+2K)D] */
+        qk_norm_rope_store(e, a->q, kv, l, a->qkv, w->q_norm, w->k_norm, w->k_bias, &m->rope, batch, H, eps);
+        attention(e, a->o, a->q, kv, l, w->k_bias, &m->rope, batch, H);        /* softmax(q k' / sqrt D) v [T, H D]     */
+        linear_add(e, a->h, a->x, a->o, &w->w_o, T);                           /* h += o Wo                             */
+        norm_linear_silu_mul(e, a->ffn, a->gate_up, a->x, a->h, w->ffn_norm, eps, &w->w_gate_up, T); /* silu(g) u [T, F] */
+        linear_add(e, a->h, a->x, a->ffn, &w->w_down, T);                      /* h += ffn Wdown                        */
     }
     if (batch->R == 0) return;
-    gather_rows(e, a->last, a->x, batch->logits_rows, batch->R, C);
-    linear_f32(e, a->logits, a->last, &m->lm_head, batch->R);                    /* logits            [R, V] f32        */
+    gather_rows(e, a->last, a->h, batch->logits_rows, batch->R, C);
+    rms_norm(e, a->last_x, a->last, m->final_norm, batch->R, C, eps);
+    linear_f32(e, a->logits, a->last_x, &m->lm_head, batch->R);                /* logits                   [R, V] f32   */
 }

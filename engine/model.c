@@ -185,7 +185,6 @@ size_t activations_layout(struct activations *a, void *base, const struct model_
                  F = c->ffn;
     struct region r = {.base = base};
     struct activations layout = {
-        .residual = region_take(&r, T * C * act),
         .x = region_take(&r, T * C * act),
         .h = region_take(&r, T * C * act),
         .qkv = region_take(&r, T * (H + 2 * K) * D * act),
@@ -194,6 +193,7 @@ size_t activations_layout(struct activations *a, void *base, const struct model_
         .gate_up = region_take(&r, T * 2 * F * act),
         .ffn = region_take(&r, T * F * act),
         .last = region_take(&r, R * C * act),
+        .last_x = region_take(&r, R * C * act),
         .logits = region_take(&r, (size_t)R * c->vocab * sizeof(float)),
     };
     if (base) *a = layout;

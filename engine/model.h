@@ -11,6 +11,7 @@ struct layer {
     const void *attn_norm;   /* [C] act: input_layernorm */
     struct matrix w_qkv;     /* [(H+2K)*D, C]: q_proj, k_proj, v_proj, one below the other */
     const void *b_qkv;       /* [(H+2K)*D] act, or NULL (Qwen3) */
+    const void *k_bias;      /* [K*D] the part of b_qkv that an fp8 cache does not hold, or NULL: see attention() */
     const void *q_norm;      /* [D] act, or NULL (Qwen2) */
     const void *k_norm;      /* [D] act, or NULL (Qwen2) */
     struct matrix w_o;       /* [C, H*D] */
@@ -33,15 +34,15 @@ struct model {
 
 /* Buffers of one step, planned once for the largest step; device memory, owned by the runner. */
 struct activations {
-    void *residual; /* [T, C] act: the stream that layers add to */
-    void *x;        /* [T, max(C, ...)] act: a normalised input */
-    void *h;        /* [T, C] act: what a sublayer returns */
+    void *h;        /* [T, C] act: the residual stream that layers add to */
+    void *x;        /* [T, C] act: scratch: a normalised input, or what a sublayer returns */
     void *qkv;      /* [T, (H+2K)*D] act */
     void *q;        /* [T, H*D] act */
     void *o;        /* [T, H*D] act */
-    void *gate_up;  /* [T, 2F] act */
+    void *gate_up;  /* [T, 2F] act: scratch */
     void *ffn;      /* [T, F] act */
-    void *last;     /* [R, C] act: rows whose logits are wanted */
+    void *last;     /* [R, C] act: rows of h whose logits are wanted */
+    void *last_x;   /* [R, C] act: the same, normalised */
     float *logits;  /* [R, V] f32 */
 };
 

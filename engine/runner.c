@@ -172,7 +172,9 @@ int runner_step(struct runner *r, const struct plan *plan, int32_t *sampled, cha
     for (int b = 0; b < plan->n_items; b++)
         if (plan->items[b].sample) r->sample[n_sampled++] = request_sample_params(plan->items[b].seq->user);
     int32_t *ids = r->targets; /* dense over the sampling items; spread over all items below */
-    if (n_sampled) sample(r->exec, ids, r->a.logits, r->sample, n_sampled, r->model.config.vocab);
+    if (n_sampled)
+        sample(r->exec, ids, r->a.logits, sample_set(r->exec, r->sample, n_sampled, r->model.config.vocab), n_sampled,
+               r->model.config.vocab);
     int status = exec_finish(r->exec, err, err_bytes);
     if (status) return status;
     for (int b = 0, i = 0; b < plan->n_items; b++) sampled[b] = plan->items[b].sample ? ids[i++] : -1;

@@ -16,6 +16,9 @@ extern const struct kernel_ops cpu_ops_x86_64_v2, cpu_ops_x86_64_v3, cpu_ops_x86
 #else
 extern const struct kernel_ops cpu_ops_native;
 #endif
+#if defined(TANDEM_CUDA)
+extern const struct kernel_ops cuda_ops;
+#endif
 
 /* ---- which table ------------------------------------------------------------------------------------------------ */
 
@@ -81,6 +84,27 @@ static int usable_cores(void) {
 
 /* ---- exec ------------------------------------------------------------------------------------------------------- */
 
+/* The GPU where it is asked for by name, or where there is one and nothing is asked for. */
+static int pick_cuda(const char *backend, const struct kernel_ops **ops, char *err, size_t err_bytes) {
+#if defined(TANDEM_CUDA)
+    const bool named = backend && !strcmp(backend, "cuda");
+    if (!named && backend) return 0;
+    char why[ERR_BYTES];
+    if (cuda__usable(why, sizeof why)) {
+        *ops = &cuda_ops;
+        return 0;
+    }
+    if (named) return fail(err, err_bytes, STATUS_UNSUPPORTED, "%s; the backend \"cpu\" needs no GPU", why);
+    return 0;
+#else
+    (void)ops;
+    if (backend && !strcmp(backend, "cuda"))
+        return fail(err, err_bytes, STATUS_UNSUPPORTED,
+                    "this build has no CUDA backend: configure with the preset \"cuda\", which needs the CUDA toolkit");
+    return 0;
+#endif
+}
+
 int exec_open(struct exec **out, const struct exec_options *options, char *err, size_t err_bytes) {
     *out = NULL;
     CHECK(options->dtype == DTYPE_F32 || options->dtype == DTYPE_BF16 || options->dtype == DTYPE_F16);
@@ -93,8 +117,9 @@ int exec_open(struct exec **out, const struct exec_options *options, char *err, 
     CHECK_LT(0, options->vocab);
     const struct kernel_ops *tables[MAX_TABLES], *ops = NULL;
     int n = usable_tables(tables);
-    if (!n) return fail(err, err_bytes, STATUS_UNSUPPORTED, "expected a processor with SSE 4.2, found an older one");
-    if (!options->backend || !strcmp(options->backend, "cpu")) ops = tables[0];
+    if (pick_cuda(options->backend, &ops, err, err_bytes)) return STATUS_UNSUPPORTED;
+    if (!ops && !n) return fail(err, err_bytes, STATUS_UNSUPPORTED, "expected a processor with SSE 4.2, found an older one");
+    if (!ops && (!options->backend || !strcmp(options->backend, "cpu"))) ops = tables[0];
     for (int i = 0; !ops && i < n; i++)
         if (!strcmp(options->backend, tables[i]->name)) ops = tables[i];
     if (!ops)
@@ -112,8 +137,9 @@ int exec_open(struct exec **out, const struct exec_options *options, char *err, 
         exec_close(e);
         return status;
     }
-    snprintf(e->label, sizeof e->label, "%s, %d thread%s", ops->name, e->options.n_threads,
-             e->options.n_threads == 1 ? "" : "s");
+    if (!ops->is_gpu) /* a GPU's backend has written the card's name */
+        snprintf(e->label, sizeof e->label, "%s, %d thread%s", ops->name, e->options.n_threads,
+                 e->options.n_threads == 1 ? "" : "s");
     *out = e;
     return 0;
 }
@@ -130,11 +156,16 @@ void exec__fail(struct exec *e, const char *op, const char *file, int line, cons
     snprintf(e->failure, sizeof e->failure, "%s (%s:%d): %s", op, file, line, what);
 }
 
-int exec_finish(struct exec *e, char *err, size_t err_bytes) {
-    e->ops->finish(e);
+/* The latched failure, once. */
+static int report(struct exec *e, char *err, size_t err_bytes) {
     if (!e->failed) return 0;
     e->failed = false;
     return fail(err, err_bytes, STATUS_DEVICE, "%s", e->failure);
+}
+
+int exec_finish(struct exec *e, char *err, size_t err_bytes) {
+    e->ops->finish(e);
+    return report(e, err, err_bytes);
 }
 
 const char *exec_backend(const struct exec *e) { return e->label; }
@@ -153,12 +184,78 @@ void exec_download(struct exec *e, void *host, const void *device, size_t bytes)
     if (bytes) e->ops->download(e, host, device, bytes);
 }
 
+bool exec_is_gpu(const struct exec *e) { return e->ops->is_gpu; }
+void exec_memory(const struct exec *e, size_t *free_bytes, size_t *total_bytes) {
+    e->ops->memory(e, free_bytes, total_bytes);
+}
+
+/* ---- running ahead ---------------------------------------------------------------------------------------------- */
+
+void *exec_alloc_host(struct exec *e, size_t bytes) {
+    return e->ops->alloc_host ? e->ops->alloc_host(e, bytes) : calloc(1, bytes ? bytes : 1);
+}
+
+void exec_free_host(struct exec *e, void *p) {
+    if (!p) return;
+    if (e->ops->free_host)
+        e->ops->free_host(e, p);
+    else
+        free(p);
+}
+
+void exec_upload_async(struct exec *e, void *device, const void *host, size_t bytes) {
+    if (!bytes || e->failed) return;
+    (e->ops->upload_async ? e->ops->upload_async : e->ops->upload)(e, device, host, bytes);
+}
+
+void exec_download_async(struct exec *e, void *host, const void *device, size_t bytes) {
+    if (!bytes || e->failed) return;
+    (e->ops->download_async ? e->ops->download_async : e->ops->download)(e, host, device, bytes);
+}
+
+void exec_record(struct exec *e, int slot) {
+    CHECK_LT((unsigned)slot, EXEC_SLOTS);
+    if (e->ops->record && !e->failed) e->ops->record(e, slot);
+}
+
+int exec_wait(struct exec *e, int slot, char *err, size_t err_bytes) {
+    CHECK_LT((unsigned)slot, EXEC_SLOTS);
+    if (e->ops->wait && !e->failed) e->ops->wait(e, slot);
+    return report(e, err, err_bytes);
+}
+
+bool exec_graph_begin(struct exec *e) { return e->ops->graph_begin && !e->failed && e->ops->graph_begin(e); }
+struct exec_graph *exec_graph_end(struct exec *e) { return e->ops->graph_end(e); }
+
+void exec_graph_launch(struct exec *e, struct exec_graph *graph) {
+    if (!e->failed) e->ops->graph_launch(e, graph);
+}
+
+void exec_graph_close(struct exec *e, struct exec_graph *graph) {
+    if (graph) e->ops->graph_close(e, graph);
+}
+
 /* ---- the checks ------------------------------------------------------------------------------------------------- */
 
 #define CHECK_ALIGNED(p) CHECK_EQ((uintptr_t)(p) % 64, 0)
 
+static void check_awq(int rows, int cols, int group) {
+    CHECK_LT(0, rows);
+    CHECK_LT(0, cols);
+    CHECK_EQ(group, 128);
+    CHECK_EQ(rows % 16, 0);
+    CHECK_EQ(cols % group, 0);
+}
+
 static void check_matrix(const struct exec *e, const struct matrix *w) {
-    CHECK_EQ(w->format, MATRIX_DENSE);
+    CHECK(w->format == MATRIX_DENSE || w->format == MATRIX_AWQ);
+    if (w->format == MATRIX_AWQ) {
+        check_awq(w->rows, w->cols, w->group);
+        CHECK_EQ(e->options.dtype, DTYPE_F16);
+        CHECK_EQ(w->dtype, DTYPE_F16);
+        CHECK_ALIGNED(w->scales);
+        CHECK_ALIGNED(w->zeros);
+    }
     CHECK(w->dtype == DTYPE_F32 || w->dtype == DTYPE_BF16 || w->dtype == DTYPE_F16);
     CHECK_LT(0, w->rows);
     CHECK_LT(0, w->cols);
@@ -171,6 +268,7 @@ static void check_batch(const struct exec *e, const struct kv_cache *kv, int lay
     CHECK_LT(0, batch->B);
     CHECK_LE(batch->B, batch->T);
     CHECK_LE(batch->T, e->options.max_tokens);
+    CHECK_LE(batch->n_decode, batch->B);
     CHECK_LE(0, layer);
     CHECK_LT(layer, a->L);
     CHECK_LE(H, e->options.max_heads);
@@ -182,15 +280,23 @@ static void check_batch(const struct exec *e, const struct kv_cache *kv, int lay
     CHECK_ALIGNED(kv->pool);
 }
 
+static void check_rope(const struct kv_cache *kv, const void *k_bias, const struct rope *rope) {
+    CHECK_EQ(rope->D, kv->layout.D);
+    CHECK_EQ(rope->D % 2, 0);
+    CHECK_EQ((uintptr_t)k_bias % 16, 0); /* it may begin inside the bias of q, k and v */
+    CHECK(!k_bias || kv->layout.dtype == DTYPE_F8_E4M3);
+}
+
 /* ---- the ops ---------------------------------------------------------------------------------------------------- */
 
-void embed(struct exec *e, void *x, const int32_t *tokens, const struct matrix *table, int T) {
+void embed(struct exec *e, void *x, const int32_t *tokens, const int32_t *sampled, const struct matrix *table, int T) {
     if (e->failed || !T) return;
     check_matrix(e, table);
     CHECK_LT(0, T);
     CHECK_LE(T, e->options.max_tokens);
     CHECK_ALIGNED(x);
-    e->ops->embed(e, x, tokens, table, T);
+    CHECK_EQ(table->format, MATRIX_DENSE);
+    e->ops->embed(e, x, tokens, sampled, table, T);
 }
 
 void rms_norm(struct exec *e, void *out, const void *h, const void *weight, int T, int C, float eps) {
@@ -242,29 +348,67 @@ void linear_f32(struct exec *e, float *y, const void *x, const struct matrix *w,
     e->ops->linear_f32(e, y, x, w, T);
 }
 
+void norm_linear(struct exec *e, void *y, void *x, const void *residual, const void *norm, float eps,
+                 const struct matrix *w, const void *bias, int T) {
+    if (e->failed || !T) return;
+    if (e->ops->norm_linear) {
+        check_matrix(e, w);
+        CHECK_LE(T, e->options.max_tokens);
+        if (e->ops->norm_linear(e, y, x, residual, norm, eps, w, bias, T)) return;
+    }
+    rms_norm(e, x, residual, norm, T, w->cols, eps);
+    linear(e, y, x, w, bias, T);
+}
+
+void norm_linear_silu_mul(struct exec *e, void *out, void *gate_up, void *x, const void *residual, const void *norm,
+                          float eps, const struct matrix *w, int T) {
+    if (e->failed || !T) return;
+    CHECK_EQ(w->rows % 2, 0);
+    if (e->ops->norm_linear_silu_mul) {
+        check_matrix(e, w);
+        CHECK_LE(T, e->options.max_tokens);
+        if (e->ops->norm_linear_silu_mul(e, out, gate_up, x, residual, norm, eps, w, T)) return;
+    }
+    rms_norm(e, x, residual, norm, T, w->cols, eps);
+    linear(e, gate_up, x, w, NULL, T);
+    silu_mul(e, out, gate_up, T, w->rows / 2);
+}
+
+void linear_add(struct exec *e, void *residual, void *h, const void *x, const struct matrix *w, int T) {
+    if (e->failed || !T) return;
+    if (e->ops->linear_add) {
+        check_matrix(e, w);
+        CHECK_LE(T, e->options.max_tokens);
+        if (e->ops->linear_add(e, residual, h, x, w, T)) return;
+    }
+    linear(e, h, x, w, NULL, T);
+    add(e, residual, h, T, w->rows);
+}
+
 void qk_norm_rope_store(struct exec *e, void *q, const struct kv_cache *kv, int layer, const void *qkv,
-                        const void *q_norm, const void *k_norm, const struct rope *rope, const struct batch *batch,
-                        int H, float eps) {
+                        const void *q_norm, const void *k_norm, const void *k_bias, const struct rope *rope,
+                        const struct batch *batch, int H, float eps) {
     if (e->failed || !batch->T) return;
     check_batch(e, kv, layer, batch, H);
-    CHECK_EQ(rope->D, kv->layout.D);
-    CHECK_EQ(rope->D % 2, 0);
+    check_rope(kv, k_bias, rope);
     CHECK_ALIGNED(q);
     CHECK_ALIGNED(qkv);
     CHECK_ALIGNED(q_norm);
     CHECK_ALIGNED(k_norm);
     CHECK(q != qkv);
-    e->ops->qk_norm_rope_store(e, q, kv, layer, qkv, q_norm, k_norm, rope, batch, H, eps);
+    CHECK(!k_bias || !k_norm);
+    e->ops->qk_norm_rope_store(e, q, kv, layer, qkv, q_norm, k_norm, k_bias, rope, batch, H, eps);
 }
 
-void attention(struct exec *e, void *o, const void *q, const struct kv_cache *kv, int layer, const struct batch *batch,
-               int H) {
+void attention(struct exec *e, void *o, const void *q, const struct kv_cache *kv, int layer, const void *k_bias,
+               const struct rope *rope, const struct batch *batch, int H) {
     if (e->failed || !batch->T) return;
     check_batch(e, kv, layer, batch, H);
+    if (k_bias) check_rope(kv, k_bias, rope);
     CHECK_ALIGNED(o);
     CHECK_ALIGNED(q);
     CHECK(o != q);
-    e->ops->attention(e, o, q, kv, layer, batch, H);
+    e->ops->attention(e, o, q, kv, layer, k_bias, rope, batch, H);
 }
 
 void silu_mul(struct exec *e, void *out, const void *gate_up, int T, int F) {
@@ -300,13 +444,12 @@ void gather_rows(struct exec *e, void *out, const void *x, const int32_t *rows, 
     e->ops->gather_rows(e, out, x, rows, R, C);
 }
 
-void sample(struct exec *e, int32_t *ids, const float *logits, const struct sample_params *params, int R, int V) {
-    if (e->failed || !R) return;
+unsigned sample_set(struct exec *e, const struct sample_params *params, int R, int V) {
+    if (e->failed || !R) return 0;
     CHECK_LT(0, R);
     CHECK_LT(0, V);
     CHECK_LE(R, e->options.max_rows);
     CHECK_LE(V, e->options.vocab);
-    CHECK_ALIGNED(logits);
     for (int r = 0; r < R; r++) {
         const struct sample_params *p = &params[r];
         CHECK(p->temperature >= 0);
@@ -315,7 +458,16 @@ void sample(struct exec *e, int32_t *ids, const float *logits, const struct samp
         for (int i = 0; i < p->n_biases; i++) CHECK_LT((uint32_t)p->biases[i].id, (uint32_t)V);
         for (int i = 0; i < p->n_counts; i++) CHECK_LT((uint32_t)p->counts[i].id, (uint32_t)V);
     }
-    e->ops->sample(e, ids, logits, params, R, V);
+    return e->ops->sample_set(e, params, R, V);
+}
+
+void sample(struct exec *e, int32_t *ids, const float *logits, unsigned stages, int R, int V) {
+    if (e->failed || !R) return;
+    CHECK_LT(0, R);
+    CHECK_LE(R, e->options.max_rows);
+    CHECK_LE(V, e->options.vocab);
+    CHECK_ALIGNED(logits);
+    e->ops->sample(e, ids, logits, stages, R, V);
 }
 
 void token_logprobs(struct exec *e, struct token_logprob *out, int stride, const float *logits, const int32_t *targets,
@@ -330,7 +482,38 @@ void token_logprobs(struct exec *e, struct token_logprob *out, int stride, const
         if (n_top[r] < 0) continue;
         CHECK_LT(n_top[r], stride);
         CHECK_LE(n_top[r], V);
-        CHECK_LT((uint32_t)targets[r], (uint32_t)V);
     }
     e->ops->token_logprobs(e, out, stride, logits, targets, n_top, R, V);
+}
+
+/* ---- weights ---------------------------------------------------------------------------------------------------- */
+
+size_t awq_bytes(const struct exec *e, int rows, int cols, int group) {
+    check_awq(rows, cols, group);
+    return e->ops->awq_bytes(rows, cols, group);
+}
+
+void awq_layout(const struct exec *e, struct matrix *w, void *base) {
+    check_awq(w->rows, w->cols, w->group);
+    CHECK_ALIGNED(base);
+    e->ops->awq_layout(w, base);
+}
+
+void awq_pack(struct exec *e, const struct matrix *w, int first_row, int n_rows, const int32_t *qweight,
+              const int32_t *qzeros, const uint16_t *scales) {
+    if (e->failed) return;
+    check_matrix(e, w);
+    CHECK_EQ(w->format, MATRIX_AWQ);
+    CHECK_LE(0, first_row);
+    CHECK_LT(0, n_rows);
+    CHECK_LE(first_row + n_rows, w->rows);
+    CHECK_EQ(first_row % 16, 0);
+    CHECK_EQ(n_rows % 16, 0);
+    e->ops->awq_pack(e, w, first_row, n_rows, qweight, qzeros, scales);
+}
+
+void fill_random(struct exec *e, void *p, enum dtype dtype, size_t n, float mean, float spread, uint64_t seed) {
+    if (e->failed || !n) return;
+    CHECK(dtype == DTYPE_F32 || dtype == DTYPE_BF16 || dtype == DTYPE_F16 || dtype == DTYPE_I32);
+    e->ops->fill_random(e, p, dtype, n, mean, spread, seed);
 }

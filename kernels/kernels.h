@@ -26,7 +26,7 @@
 struct exec; /* owned: backend, stream, scratch, first error */
 
 struct exec_options {
-    const char *backend; /* "cpu" (or NULL: the best that this build and machine have) */
+    const char *backend; /* "cpu", "cuda" (the current device), or NULL: the best that this build and machine have */
     enum dtype dtype;    /* of activations */
     int n_threads;       /* CPU: the caller and so many less one; 0 means one per usable core */
     /* The largest step that will ever run: scratch is planned once from these. */
@@ -46,23 +46,65 @@ int exec_finish(struct exec *e, char *err, size_t err_bytes);
 const char *exec_backend(const struct exec *e); /* "cpu x86-64-v4, 2 threads": for people */
 int exec_n_threads(const struct exec *e);
 
-/* Memory of the exec's device, 64-byte aligned, zeroed. NULL when there is none. */
+/* Memory of the exec's device, 256-byte aligned, zeroed. NULL when there is none. */
 void *exec_alloc(struct exec *e, size_t bytes);
 void exec_free(struct exec *e, void *p); /* NULL is fine */
 void exec_upload(struct exec *e, void *device, const void *host, size_t bytes);
 void exec_download(struct exec *e, void *host, const void *device, size_t bytes); /* waits */
+/* Bytes of device memory that could be had now, and in all. */
+void exec_memory(const struct exec *e, size_t *free_bytes, size_t *total_bytes);
+bool exec_is_gpu(const struct exec *e);
+
+/* ---- running ahead: the host enqueues, the device follows ------------------------------------------------------- */
+
+/* On the CPU an op has run when its call returns and all of this is trivial. On a GPU calls only enqueue: host memory
+ * that a transfer reads or writes must come from exec_alloc_host and stay as it is until the device got there. */
+void *exec_alloc_host(struct exec *e, size_t bytes); /* NULL when there is none */
+void exec_free_host(struct exec *e, void *p);        /* NULL is fine */
+void exec_upload_async(struct exec *e, void *device, const void *host, size_t bytes);
+void exec_download_async(struct exec *e, void *host, const void *device, size_t bytes);
+/* exec_record marks a point behind everything enqueued so far; exec_wait waits until the device has passed the last
+ * mark of that slot. 0, or STATUS_DEVICE as exec_finish. */
+enum { EXEC_SLOTS = 4 };
+void exec_record(struct exec *e, int slot);
+int exec_wait(struct exec *e, int slot, char *err, size_t err_bytes);
+
+/* A graph is a recorded run of ops that one call repeats: between begin and end, ops are recorded and not run. Arguments
+ * are recorded by value, so whatever changes from run to run must change in the memory that they point to.
+ * exec_graph_begin is false where the backend has no graphs: then ops just run. */
+struct exec_graph; /* owned */
+bool exec_graph_begin(struct exec *e);
+struct exec_graph *exec_graph_end(struct exec *e); /* NULL after a failure, which is latched */
+void exec_graph_launch(struct exec *e, struct exec_graph *graph);
+void exec_graph_close(struct exec *e, struct exec_graph *graph); /* NULL is fine; not while it runs */
 
 /* ---- what ops read ---------------------------------------------------------------------------------------------- */
 
-enum matrix_format { MATRIX_DENSE /* data is [rows, cols] of dtype */ };
+enum matrix_format {
+    MATRIX_DENSE, /* data is [rows, cols] of dtype */
+    MATRIX_AWQ,   /* 4 bits: w = round_f16((q - zero) * scale), one scale and zero per row and `group` inputs; the
+                     activations are f16. data, scales and zeros lie as the backend likes: see awq_layout */
+};
 
 /* A weight: y = x W', so rows are outputs and cols are inputs, as Hugging Face stores it. View: owns nothing. */
 struct matrix {
     enum matrix_format format;
-    enum dtype dtype;  /* f32, bf16, f16 */
+    enum dtype dtype;  /* f32, bf16, f16; AWQ: f16 */
     int rows, cols;
     const void *data;
+    const void *scales, *zeros; /* AWQ */
+    int group;                  /* AWQ: 128; cols % group == 0, rows % 16 == 0 */
 };
+
+/* Device bytes of an AWQ matrix of this backend, and its layout in memory at `base` (64-byte aligned, NULL while only
+ * sizes matter): sets w->data, scales and zeros from w->rows, cols and group. */
+size_t awq_bytes(const struct exec *e, int rows, int cols, int group);
+void awq_layout(const struct exec *e, struct matrix *w, void *base);
+/* Repacks a checkpoint's AutoAWQ "gemm" tensors, which lie in device memory, into rows first_row .. first_row + n_rows - 1
+ * of w. qweight [cols, n_rows / 8] i32, qzeros [cols / group, n_rows / 8] i32, scales [cols / group, n_rows] f16; nibble i
+ * of a word holds column [0, 2, 4, 6, 1, 3, 5, 7][i] of its eight. first_row % 16 == n_rows % 16 == 0. */
+void awq_pack(struct exec *e, const struct matrix *w, int first_row, int n_rows, const int32_t *qweight,
+              const int32_t *qzeros, const uint16_t *scales);
 
 /* How the KV of one model lies in a block. A block holds P tokens of all L layers:
  *     layer l at l * layer_bytes:  K [K, P, D] | V [K, P, D] | (fp8 only) K scales [K, P] f32 | V scales [K, P] f32   */
@@ -86,7 +128,11 @@ struct kv_cache {
  * tokens of context: positions[t] = kv_len[b] - (query_start[b+1] - t). */
 struct batch {
     int T, B;
-    const int32_t *tokens;      /* [T] */
+    int n_decode;   /* sequences 0 .. n_decode-1 have one token each, so token t is sequence t there; the others more */
+    int max_query;  /* tokens of the longest sequence in this step, at most */
+    int max_kv_len; /* of kv_len, at most: host-side bounds for launch sizes; results do not depend on them */
+    const int32_t *tokens;      /* [T] ids; below 0: sampled[-1 - id] */
+    const int32_t *sampled;     /* ids that an earlier step sampled, or NULL where no token refers to them */
     const int32_t *positions;   /* [T] */
     const int32_t *seq_of;      /* [T] b, ascending */
     const int32_t *query_start; /* [B + 1] */
@@ -107,8 +153,9 @@ void rope_table(float *cos_sin, int max_positions, int D, float theta, enum dtyp
 
 /* ---- the forward pass ------------------------------------------------------------------------------------------- */
 
-/* x[t] = table[tokens[t]]. Tokens outside 0 .. rows-1 abort. x [T, C] act. */
-void embed(struct exec *e, void *x, const int32_t *tokens, const struct matrix *table, int T);
+/* x[t] = table[id], where id is tokens[t], or sampled[-1 - tokens[t]] below 0. Ids outside 0 .. rows-1 abort on the
+ * CPU and give zeros on a GPU. x [T, C] act. */
+void embed(struct exec *e, void *x, const int32_t *tokens, const int32_t *sampled, const struct matrix *table, int T);
 
 /* out = round(h * rsqrt(mean(h^2) + eps)) * weight, as Hugging Face: normalised value rounded to act before the
  * product. out, h [T, C] act; weight [C] of act dtype. out may be h. */
@@ -124,16 +171,32 @@ void linear(struct exec *e, void *y, const void *x, const struct matrix *w, cons
 /* The same with y in fp32: logits [R, V]. */
 void linear_f32(struct exec *e, float *y, const void *x, const struct matrix *w, int T);
 
+/* Steps that belong together, so that a backend may fuse them; the result is that of the ops they name, one after the
+ * other. x [T, C], h [T, rows] and gate_up [T, 2F] are scratch of act dtype: their content is undefined afterwards. */
+
+/* y = linear(rms_norm(residual)). */
+void norm_linear(struct exec *e, void *y, void *x, const void *residual, const void *norm, float eps,
+                 const struct matrix *w, const void *bias, int T);
+/* out [T, F] = silu_mul(linear(rms_norm(residual))), w is [2F, C]: gate above up. */
+void norm_linear_silu_mul(struct exec *e, void *out, void *gate_up, void *x, const void *residual, const void *norm,
+                          float eps, const struct matrix *w, int T);
+/* residual [T, rows] = round(residual + linear(x)). */
+void linear_add(struct exec *e, void *residual, void *h, const void *x, const struct matrix *w, int T);
+
 /* Splits qkv, normalises q and k per head (weights NULL: not), rotates both (half-rotation layout), writes q out and
- * k, v into their blocks of `layer`. q [T, H*D] act; qkv [T, (H+2K)*D] act; q_norm, k_norm [D] act dtype or NULL. */
+ * k, v into their blocks of `layer`. q [T, H*D] act; qkv [T, (H+2K)*D] act; q_norm, k_norm [D] act dtype or NULL.
+ * k_bias [K*D] act dtype or NULL, only with fp8 KV and without norms: it is taken off k before rotation and rounding,
+ * and attention puts it back exactly. (The biases of Qwen2.5's K are so large that fp8 would keep little else.) */
 void qk_norm_rope_store(struct exec *e, void *q, const struct kv_cache *kv, int layer, const void *qkv,
-                        const void *q_norm, const void *k_norm, const struct rope *rope, const struct batch *batch,
-                        int H, float eps);
+                        const void *q_norm, const void *k_norm, const void *k_bias, const struct rope *rope,
+                        const struct batch *batch, int H, float eps);
 
 /* Causal, ragged, grouped-query attention over the paged KV: o[t, h] = softmax(q k' / sqrt(D)) v over positions
- * 0 .. positions[t] of t's own sequence. o, q [T, H*D] act; D <= 256. */
-void attention(struct exec *e, void *o, const void *q, const struct kv_cache *kv, int layer, const struct batch *batch,
-               int H);
+ * 0 .. positions[t] of t's own sequence. o, q [T, H*D] act; D <= 256. With a k_bias (NULL: rope may be, too), k at position p is what the cache
+ * holds plus k_bias rotated to p: q . rotate(b, p) = c . (cos p, sin p) with c [D] depending on q and b alone:
+ * c_i = q_i b_i + q_{i+D/2} b_{i+D/2}, c_{i+D/2} = q_{i+D/2} b_i - q_i b_{i+D/2} for i < D/2. */
+void attention(struct exec *e, void *o, const void *q, const struct kv_cache *kv, int layer, const void *k_bias,
+               const struct rope *rope, const struct batch *batch, int H);
 
 /* out = round(silu(gate)) * up, where gate_up [T, 2F] act holds gate then up in each row. out [T, F] act. */
 void silu_mul(struct exec *e, void *out, const void *gate_up, int T, int F);
@@ -172,14 +235,20 @@ struct sample_params {
     int n_counts;
     uint64_t seed;                             /* with position: keys the noise, so a draw depends on nothing else */
     int64_t position;                          /* index of the token that is drawn */
+    const int32_t *pending;                    /* device: an output token that counts does not have yet, or NULL */
 };
 
-/* ids[r] = the token chosen from logits[r] [R, V] f32 (unchanged). min_p keeps tokens at least min_p times as likely as
- * the best; top_k the first k in the order (logit, lower id); top_p the shortest prefix of that order with at least that
- * share of the probability still left, never none. Sampling adds Gumbel noise from a counter-based generator keyed by
- * (seed, position, token id) over the kept set (noise.h): no vocabulary-wide sort. NaN counts as -INFINITY. When nothing is allowed,
- * the argmax of the raw logits. params: host memory, [R]. ids: host memory, [R]; on a GPU valid after exec_finish. */
-void sample(struct exec *e, int32_t *ids, const float *logits, const struct sample_params *params, int R, int V);
+/* Chooses ids[r] from logits[r] [R, V] f32 (unchanged). min_p keeps tokens at least min_p times as likely as the best;
+ * top_k the first k in the order (logit, lower id); top_p the shortest prefix of that order with at least that share of
+ * the probability still left, never none. Sampling adds Gumbel noise from a counter-based generator keyed by
+ * (seed, position, token id) over the kept set (noise.h): no vocabulary-wide sort. NaN counts as -INFINITY. When nothing
+ * is allowed, the argmax of the raw logits.
+ *
+ * Two calls, so that the second can be part of a graph: sample_set hands over the parameters of the next sample() (host
+ * memory [R]; they and what they point to stay as they are until sample() or the launch of its graph has returned) and
+ * says which stages they need; equal stages and R may share a graph. ids [R] is device memory. */
+unsigned sample_set(struct exec *e, const struct sample_params *params, int R, int V);
+void sample(struct exec *e, int32_t *ids, const float *logits, unsigned stages, int R, int V);
 
 struct token_logprob {
     int32_t id;
@@ -188,6 +257,13 @@ struct token_logprob {
 };
 
 /* Of each row: targets[r]'s logprob and rank in out[r * stride], then the n_top[r] most likely tokens in order.
- * out: host memory, [R, stride], stride >= 1 + max n_top; n_top[r] < 0 skips the row. */
+ * out [R, stride] and targets [R]: device memory; stride >= 1 + max n_top. n_top [R]: host memory; below 0 the row is
+ * skipped. Not for graphs. */
 void token_logprobs(struct exec *e, struct token_logprob *out, int stride, const float *logits, const int32_t *targets,
                     const int *n_top, int R, int V);
+
+/* ---- weights without a checkpoint --------------------------------------------------------------------------------- */
+
+/* n elements of dtype f32, bf16 or f16, uniform in [mean - spread, mean + spread], or i32 with random bits; the i-th
+ * depends on (seed, i) alone and is the same on every backend (noise.h). */
+void fill_random(struct exec *e, void *p, enum dtype dtype, size_t n, float mean, float spread, uint64_t seed);

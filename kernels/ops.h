@@ -10,6 +10,7 @@
 struct kernel_ops {
     const char *name; /* "cpu x86-64-v4": for people */
 
+    bool is_gpu;
     int (*open)(struct exec *e, char *err, size_t err_bytes); /* fills e->state from e->options */
     void (*close)(struct exec *e);                            /* accepts a half-opened exec */
     void (*finish)(struct exec *e);                           /* waits; may latch with exec__fail */
@@ -17,24 +18,52 @@ struct kernel_ops {
     void (*free)(struct exec *e, void *p);
     void (*upload)(struct exec *e, void *device, const void *host, size_t bytes);
     void (*download)(struct exec *e, void *host, const void *device, size_t bytes);
+    void (*memory)(const struct exec *e, size_t *free_bytes, size_t *total_bytes);
 
-    void (*embed)(struct exec *e, void *x, const int32_t *tokens, const struct matrix *table, int T);
+    /* Running ahead. All NULL on the CPU, where exec.c does the obvious. */
+    void *(*alloc_host)(struct exec *e, size_t bytes);
+    void (*free_host)(struct exec *e, void *p);
+    void (*upload_async)(struct exec *e, void *device, const void *host, size_t bytes);
+    void (*download_async)(struct exec *e, void *host, const void *device, size_t bytes);
+    void (*record)(struct exec *e, int slot);
+    void (*wait)(struct exec *e, int slot); /* may latch */
+    bool (*graph_begin)(struct exec *e);
+    struct exec_graph *(*graph_end)(struct exec *e);
+    void (*graph_launch)(struct exec *e, struct exec_graph *graph);
+    void (*graph_close)(struct exec *e, struct exec_graph *graph);
+
+    void (*embed)(struct exec *e, void *x, const int32_t *tokens, const int32_t *sampled, const struct matrix *table,
+                  int T);
     void (*rms_norm)(struct exec *e, void *out, const void *h, const void *weight, int T, int C, float eps);
     void (*add_rms_norm)(struct exec *e, void *out, const void *h, void *residual, const void *weight, int T, int C,
                          float eps);
     void (*linear)(struct exec *e, void *y, const void *x, const struct matrix *w, const void *bias, int T);
     void (*linear_f32)(struct exec *e, float *y, const void *x, const struct matrix *w, int T);
     void (*qk_norm_rope_store)(struct exec *e, void *q, const struct kv_cache *kv, int layer, const void *qkv,
-                               const void *q_norm, const void *k_norm, const struct rope *rope,
+                               const void *q_norm, const void *k_norm, const void *k_bias, const struct rope *rope,
                                const struct batch *batch, int H, float eps);
-    void (*attention)(struct exec *e, void *o, const void *q, const struct kv_cache *kv, int layer,
-                      const struct batch *batch, int H);
+    void (*attention)(struct exec *e, void *o, const void *q, const struct kv_cache *kv, int layer, const void *k_bias,
+                      const struct rope *rope, const struct batch *batch, int H);
     void (*silu_mul)(struct exec *e, void *out, const void *gate_up, int T, int F);
     void (*add)(struct exec *e, void *residual, const void *h, int T, int C);
     void (*gather_rows)(struct exec *e, void *out, const void *x, const int32_t *rows, int R, int C);
-    void (*sample)(struct exec *e, int32_t *ids, const float *logits, const struct sample_params *params, int R, int V);
+    unsigned (*sample_set)(struct exec *e, const struct sample_params *params, int R, int V);
+    void (*sample)(struct exec *e, int32_t *ids, const float *logits, unsigned stages, int R, int V);
     void (*token_logprobs)(struct exec *e, struct token_logprob *out, int stride, const float *logits,
                            const int32_t *targets, const int *n_top, int R, int V);
+    size_t (*awq_bytes)(int rows, int cols, int group);
+    void (*awq_layout)(struct matrix *w, void *base);
+    void (*awq_pack)(struct exec *e, const struct matrix *w, int first_row, int n_rows, const int32_t *qweight,
+                     const int32_t *qzeros, const uint16_t *scales);
+    void (*fill_random)(struct exec *e, void *p, enum dtype dtype, size_t n, float mean, float spread, uint64_t seed);
+
+    /* Fused steps; NULL where the backend has none of its own: exec.c then calls the ops they are made of. False: not
+     * for these sizes, likewise. */
+    bool (*norm_linear)(struct exec *e, void *y, void *x, const void *residual, const void *norm, float eps,
+                        const struct matrix *w, const void *bias, int T);
+    bool (*norm_linear_silu_mul)(struct exec *e, void *out, void *gate_up, void *x, const void *residual,
+                                 const void *norm, float eps, const struct matrix *w, int T);
+    bool (*linear_add)(struct exec *e, void *residual, void *h, const void *x, const struct matrix *w, int T);
 };
 
 struct exec {
@@ -52,3 +81,8 @@ void exec__fail(struct exec *e, const char *op, const char *file, int line, cons
 /* For tests and benchmarks: the CPU tables that this machine can run, best first. Opening an exec with `backend` set
  * to one of these names forces that table. Returns how many there are. */
 int exec__cpu_tables(const char *const **names);
+
+#if defined(TANDEM_CUDA)
+/* Whether this machine has a GPU that this build has code for; if not, `why` is a sentence. */
+bool cuda__usable(char *why, size_t why_bytes);
+#endif

@@ -237,8 +237,10 @@ static void run_units(void *arg, struct share *share) {
     }
 }
 
-void CPU(attention)(struct exec *e, void *o, const void *q, const struct kv_cache *kv, int layer,
-                    const struct batch *batch, int H) {
+void CPU(attention)(struct exec *e, void *o, const void *q, const struct kv_cache *kv, int layer, const void *k_bias,
+                    const struct rope *rope, const struct batch *batch, int H) {
+    CHECK(!k_bias);
+    (void)rope;
     struct attention op = {.e = e, .o = o, .q = q, .kv = kv, .layer = layer, .H = H, .batch = batch};
     int32_t *units = cpu_of(e)->units;
     int K = kv->layout.K, unit_rows = UNIT_TILES * TILE_ROWS;

@@ -30,6 +30,7 @@ struct cpu {
     float *x;              /* [X_ROWS, row_floats]: linear's input */
     float *scratch;        /* [n_threads, scratch_floats] */
     int32_t *units;        /* [max_tokens + 1]: attention's work, counted up over the sequences */
+    const struct sample_params *params; /* borrowed: of the next sample() */
 };
 
 static inline struct cpu *cpu_of(struct exec *e) { return e->state; }
@@ -70,7 +71,8 @@ static inline float *kv_scale(char *block, const struct kv_layout *a, int which,
 
 extern const struct kernel_ops CPU(ops);
 
-void CPU(embed)(struct exec *e, void *x, const int32_t *tokens, const struct matrix *table, int T);
+void CPU(embed)(struct exec *e, void *x, const int32_t *tokens, const int32_t *sampled, const struct matrix *table,
+                int T);
 void CPU(gather_rows)(struct exec *e, void *out, const void *x, const int32_t *rows, int R, int C);
 void CPU(rms_norm)(struct exec *e, void *out, const void *h, const void *weight, int T, int C, float eps);
 void CPU(add_rms_norm)(struct exec *e, void *out, const void *h, void *residual, const void *weight, int T, int C,
@@ -78,13 +80,14 @@ void CPU(add_rms_norm)(struct exec *e, void *out, const void *h, void *residual,
 void CPU(linear)(struct exec *e, void *y, const void *x, const struct matrix *w, const void *bias, int T);
 void CPU(linear_f32)(struct exec *e, float *y, const void *x, const struct matrix *w, int T);
 void CPU(qk_norm_rope_store)(struct exec *e, void *q, const struct kv_cache *kv, int layer, const void *qkv,
-                             const void *q_norm, const void *k_norm, const struct rope *rope,
+                             const void *q_norm, const void *k_norm, const void *k_bias, const struct rope *rope,
                              const struct batch *batch, int H, float eps);
-void CPU(attention)(struct exec *e, void *o, const void *q, const struct kv_cache *kv, int layer,
-                    const struct batch *batch, int H);
+void CPU(attention)(struct exec *e, void *o, const void *q, const struct kv_cache *kv, int layer, const void *k_bias,
+                    const struct rope *rope, const struct batch *batch, int H);
 void CPU(silu_mul)(struct exec *e, void *out, const void *gate_up, int T, int F);
 void CPU(add)(struct exec *e, void *residual, const void *h, int T, int C);
-void CPU(sample)(struct exec *e, int32_t *ids, const float *logits, const struct sample_params *params, int R, int V);
+unsigned CPU(sample_set)(struct exec *e, const struct sample_params *params, int R, int V);
+void CPU(sample)(struct exec *e, int32_t *ids, const float *logits, unsigned stages, int R, int V);
 void CPU(token_logprobs)(struct exec *e, struct token_logprob *out, int stride, const float *logits,
                          const int32_t *targets, const int *n_top, int R, int V);
 

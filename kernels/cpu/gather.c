@@ -9,6 +9,7 @@ struct gather {
     char *out;
     const char *from;
     const int32_t *rows;
+    const int32_t *sampled; /* rows[t] below 0: sampled[-1 - rows[t]] */
     size_t C;
     enum dtype from_dtype;
 };
@@ -20,7 +21,8 @@ static void gather(void *arg, struct share *share) {
     float *row = scratch_of(o->e, share);
     for (int first, last; threads_take(share, &first, &last);)
         for (int t = first; t < last; t++) {
-            const char *from = o->from + (size_t)o->rows[t] * in;
+            const int32_t id = o->rows[t] < 0 ? o->sampled[-1 - o->rows[t]] : o->rows[t];
+            const char *from = o->from + (size_t)id * in;
             if (o->from_dtype == act) {
                 memcpy(o->out + t * out, from, out);
                 continue;
@@ -30,12 +32,15 @@ static void gather(void *arg, struct share *share) {
         }
 }
 
-void CPU(embed)(struct exec *e, void *x, const int32_t *tokens, const struct matrix *table, int T) {
-    struct gather o = {.e = e, .out = x, .from = table->data, .rows = tokens, .C = (size_t)table->cols,
+void CPU(embed)(struct exec *e, void *x, const int32_t *tokens, const int32_t *sampled, const struct matrix *table,
+                int T) {
+    struct gather o = {.e = e, .out = x, .from = table->data, .rows = tokens, .sampled = sampled, .C = (size_t)table->cols,
                        .from_dtype = table->dtype};
     for (int t = 0; t < T; t++) {
-        CHECK_LE(0, tokens[t]);
-        CHECK_LT(tokens[t], table->rows);
+        CHECK(tokens[t] >= 0 || sampled);
+        const int32_t id = tokens[t] < 0 ? sampled[-1 - tokens[t]] : tokens[t];
+        CHECK_LE(0, id);
+        CHECK_LT(id, table->rows);
     }
     parallel(e, T, rows_per_part(table->cols), gather, &o);
 }

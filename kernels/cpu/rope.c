@@ -116,8 +116,9 @@ static void rope_tokens(void *arg, struct share *share) {
 }
 
 void CPU(qk_norm_rope_store)(struct exec *e, void *q, const struct kv_cache *kv, int layer, const void *qkv,
-                             const void *q_norm, const void *k_norm, const struct rope *rope,
+                             const void *q_norm, const void *k_norm, const void *k_bias, const struct rope *rope,
                              const struct batch *batch, int H, float eps) {
+    CHECK(!k_bias);
     struct rope_store o = {.e = e, .q = q, .kv = kv, .layer = layer, .H = H, .qkv = qkv, .q_norm = q_norm,
                            .k_norm = k_norm, .rope = rope, .batch = batch, .eps = eps};
     for (int t = 0; t < batch->T; t++) {

@@ -343,8 +343,15 @@ static void sample_rows(void *arg, struct share *share) {
         o->ids[r] = sample_row(z, cpu_of(o->e)->vocab_floats, o->logits + (size_t)r * o->V, &o->params[r], o->V);
 }
 
-void CPU(sample)(struct exec *e, int32_t *ids, const float *logits, const struct sample_params *params, int R, int V) {
-    struct sample_op o = {.e = e, .ids = ids, .logits = logits, .params = params, .V = V};
+unsigned CPU(sample_set)(struct exec *e, const struct sample_params *params, int R, int V) {
+    (void)R, (void)V;
+    cpu_of(e)->params = params;
+    return 0;
+}
+
+void CPU(sample)(struct exec *e, int32_t *ids, const float *logits, unsigned stages, int R, int V) {
+    (void)stages;
+    struct sample_op o = {.e = e, .ids = ids, .logits = logits, .params = cpu_of(e)->params, .V = V};
     parallel(e, R, 1, sample_rows, &o);
 }
 

@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #define STRING_(x) #x
 #define STRING(x)  STRING_(x)
@@ -94,6 +95,13 @@ static void free_cpu(struct exec *e, void *p) {
         free(head);
 }
 
+static void memory_cpu(const struct exec *e, size_t *free_bytes, size_t *total_bytes) {
+    (void)e;
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    *free_bytes = (size_t)sysconf(_SC_AVPHYS_PAGES) * page;
+    *total_bytes = (size_t)sysconf(_SC_PHYS_PAGES) * page;
+}
+
 static void copy_cpu(struct exec *e, void *to, const void *from, size_t bytes) {
     (void)e;
     memcpy(to, from, bytes);
@@ -108,6 +116,7 @@ const struct kernel_ops CPU(ops) = {
     .free = free_cpu,
     .upload = copy_cpu,
     .download = copy_cpu,
+    .memory = memory_cpu,
     .embed = CPU(embed),
     .rms_norm = CPU(rms_norm),
     .add_rms_norm = CPU(add_rms_norm),
@@ -118,6 +127,7 @@ const struct kernel_ops CPU(ops) = {
     .silu_mul = CPU(silu_mul),
     .add = CPU(add),
     .gather_rows = CPU(gather_rows),
+    .sample_set = CPU(sample_set),
     .sample = CPU(sample),
     .token_logprobs = CPU(token_logprobs),
 };

@@ -3,7 +3,7 @@
 import openai
 import pytest
 
-from conftest import NAME, text_of
+from conftest import NAME, assert_idle, metric, text_of
 
 QUESTION = "Why is the sky blue?"
 TOOL = {
@@ -39,7 +39,24 @@ def test_stream_is_the_answer_in_pieces(api):
     assert len({c.id for c in chunks}) == 1 and len({c.created for c in chunks}) == 1
     assert {c.object for c in chunks} == {"chat.completion.chunk"} and {c.model for c in chunks} == {NAME}
     assert all(c.choices for c in chunks), "a chunk without choices, though usage was not asked for"
-    assert sum(1 for c in chunks if c.choices[0].delta.content) > 3, "the text came in one piece"
+
+
+def test_stream_begins_before_the_answer_ends(api, server, letters):
+    """How many tokens share a chunk depends on the machine's load; that a long answer has several chunks, and that the
+    first is here while the rest is still being written, does not. The answer may end before we have looked: then again."""
+
+    def still_running():
+        chunks = api.chat(QUESTION, stream=True, **greedy(600, allowed_token_ids=letters))
+        pieces = [next(c for c in chunks if c.choices[0].delta.content)]
+        running = metric(server.metrics(), "vllm:num_requests_running") == 1
+        pieces += chunks
+        text, reason = text_of(pieces)
+        assert len(text) >= 600 and reason == "length"
+        assert sum(1 for c in pieces if c.choices[0].delta.content) > 1, "the text came in one piece"
+        return running
+
+    assert_idle(server)
+    assert any(still_running() for _ in range(5)), "nothing was sent before the answer was complete"
 
 
 def test_stream_on_the_wire(server):

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from conftest import BINARY, MODEL, NAME, ROOT, SLOW
+from conftest import BINARY, MODEL, NAME, ROOT, SLOW, wait_until
 
 
 def stream(server, n):
@@ -30,18 +30,22 @@ def rest(s, so_far=b""):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_drain(start, number):
     server = start()
-    s = stream(server, 400)
+    s = stream(server, 1000)
     first = s.recv(4096)
     idle = socket.create_connection(("127.0.0.1", server.port))
     server.process.send_signal(number)
-    time.sleep(0.1 * SLOW)
-    try:
-        status, _, _ = server.request("POST", "/v1/completions", {"model": NAME, "prompt": "a", "max_tokens": 1})
-        assert status == 503
-    except ConnectionError:
-        pass
+
+    def refuses():  # when the signal is noticed depends on the machine's load
+        try:
+            status, _, _ = server.request("POST", "/v1/completions", {"model": NAME, "prompt": "a", "max_tokens": 1})
+            assert status in (200, 503)
+            return status == 503
+        except ConnectionError:
+            return True
+
+    wait_until(refuses, 20, f"signal {number} changed nothing")
     whole = rest(s, first)
-    assert b"data: [DONE]" in whole and b'"completion_tokens":400' in whole, whole[-800:]
+    assert b"data: [DONE]" in whole and b'"completion_tokens":1000' in whole, whole[-800:]
     assert server.process.wait(30 * SLOW) == 0, server.output()
     idle.close()
 

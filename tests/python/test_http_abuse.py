@@ -83,7 +83,7 @@ class OrdinaryClient(threading.Thread):
     def run(self):
         try:
             with self.server.connect() as s:
-                while not self.stopping:
+                while not (self.stopping and self.n):  # at least one
                     before = time.monotonic()
                     s.sendall(b"POST /ordinary HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello")
                     received = b""
@@ -226,7 +226,7 @@ def half_closers(server, chance):
             pass
         s.close()
     took = time.monotonic() - before
-    assert took < 2, f"took {took:.1f} s"
+    assert took < 30, f"took {took:.1f} s"  # to their end the streams would take 500 s
     return None
 
 
@@ -283,7 +283,9 @@ def too_many(server, chance):
     for _ in range(OPTIONS["max_connections"] + 100):
         clients.append(server.connect())
     n_refused = n_open = 0
-    time.sleep(0.5)
+    end = time.monotonic() + 15
+    while sum(map(readable, clients)) < 100 and time.monotonic() < end:
+        time.sleep(0.05)
     for s in clients:
         if not readable(s):
             n_open += 1
@@ -354,7 +356,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--server", required=True, help="http_echo's path")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--latency-s", type=float, default=1.0, help="bound for an ordinary request's answer meanwhile")
+    parser.add_argument("--latency-s", type=float, default=5.0, help="bound for an ordinary request's answer meanwhile")
     parser.add_argument("--sanitized", action="store_true", help="a sanitizer build: memory is not compared")
     options = parser.parse_args()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -174,9 +174,9 @@ def complete(received, head_only):
         n, received = n + 1, rest[length:]
 
 
-def exchange(address, pieces, n_expected, head_only, quiet_s, ending=b""):
-    """Sends the pieces; reads until the server closes, or n_expected answers are there and nothing follows. When
-    nothing comes although something is expected, the ending is sent."""
+def exchange(address, pieces, n_expected, must_close, head_only, quiet_s, ending=b""):
+    """Sends the pieces; reads until the server closes, or n_expected answers are there and nothing follows, unless the
+    server must close. When nothing comes although something is expected, the ending is sent."""
     with socket.create_connection(address, timeout=5) as s:
         s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         received, closed = b"", False
@@ -185,9 +185,10 @@ def exchange(address, pieces, n_expected, head_only, quiet_s, ending=b""):
                 s.sendall(piece)
         except (BrokenPipeError, ConnectionResetError):
             pass
-        end = time.monotonic() + 5
+        end = time.monotonic() + 15
         while time.monotonic() < end:
-            wait = quiet_s if ending or complete(received, head_only) >= n_expected else end - time.monotonic()
+            enough = not must_close and complete(received, head_only) >= n_expected
+            wait = quiet_s if ending or enough else max(0, end - time.monotonic())
             if not select.select([s], [], [], wait)[0]:
                 if not ending:
                     break
@@ -276,10 +277,12 @@ def run(address, fixtures, quiet_s):
         head_only = data.startswith(b"HEAD ")
         wrong = None
         for how, pieces in splittings(data, fixture.name):
+            differs = DIFFERENT.get(fixture.name) if fixture.kind == "request" else None
+            refused = differs[0] != "ok" if differs else fixture.error
             n_expected = 1 if fixture.error or fixture.name in DIFFERENT else fixture.n_complete
             try:
-                answers = exchange(address, pieces, 0 if lenient else n_expected, head_only, quiet_s,
-                                   b"" if lenient else fixture.ending())
+                answers = exchange(address, pieces, 0 if lenient else n_expected, refused and not lenient, head_only,
+                                   quiet_s, b"" if lenient else fixture.ending())
                 wrong = None if lenient else judge(fixture, answers)
             except (OSError, ValueError) as e:
                 wrong = str(e)

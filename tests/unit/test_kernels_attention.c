@@ -18,7 +18,7 @@ static struct buffer store(struct exec *e, const struct test_kv *kv, const struc
     const struct kv_layout *a = &kv->cache.layout;
     struct buffer q = buffer_new(e->options.dtype, (size_t)batch->T * H * a->D);
     struct rope rope = {.cos_sin = table->data, .max_positions = MAX_POSITIONS, .D = a->D};
-    qk_norm_rope_store(e, q.data, &kv->cache, LAYER, qkv->data, NULL, NULL, &rope, batch, H, 1e-6f);
+    qk_norm_rope_store(e, q.data, &kv->cache, LAYER, qkv->data, NULL, NULL, NULL, &rope, batch, H, 1e-6f);
     return q;
 }
 
@@ -87,7 +87,7 @@ static void check_step(struct exec *e, enum dtype kv_dtype, int H, int K, int D,
     struct test_batch s = test_batch_new(B, kv_len, n_query, kv.table, kv.max_blocks);
     size_t n = (size_t)s.batch.T * H * D;
     struct buffer q = buffer_random(act, n, 2), o = buffer_new(act, n);
-    attention(e, o.data, q.data, &kv.cache, LAYER, &s.batch, H);
+    attention(e, o.data, q.data, &kv.cache, LAYER, NULL, NULL, &s.batch, H);
     check_reference(&o, &q, &kv, &s.batch, H, act);
     struct buffer *all[] = {&qkv, &table, &unused, &q, &o};
     for (int i = 0; i < 5; i++) buffer_free(all[i]);
@@ -149,7 +149,7 @@ static void check_bits(const char *table, enum dtype act, enum dtype kv_dtype, i
                 memcpy((char *)in.data + n_other * in_row, (char *)qkv.data + p * in_row, n * in_row);
                 struct buffer q = store(e, &kv, &in, &s.batch, H, &rope);
                 struct buffer o = buffer_new(act, (size_t)(n_other + n) * H * D);
-                attention(e, o.data, q.data, &kv.cache, LAYER, &s.batch, H);
+                attention(e, o.data, q.data, &kv.cache, LAYER, NULL, NULL, &s.batch, H);
                 char *found = (char *)o.data + n_other * row, *want = (char *)expected.data + p * row;
                 if (first) memcpy(want, found, n * row);
                 cr_assert(!memcmp(found, want, n * row), "%s, %s KV: chunks of %d, %d threads, %d companions, at %d",

@@ -88,7 +88,7 @@ static void gathers(struct exec *e) {
             table.data = w.data;
             int32_t tokens[17], picked[3] = {16, 0, 5};
             for (int t = 0; t < 17; t++) tokens[t] = t ? random_below(50) : 49;
-            embed(e, x.data, tokens, &table, 17);
+            embed(e, x.data, tokens, NULL, &table, 17);
             for (int t = 0; t < 17; t++)
                 for (int i = 0; i < C; i++)
                     cr_assert_eq(get(&x, (size_t)t * C + i), rounded(get(&w, (size_t)tokens[t] * C + i), act));
@@ -126,7 +126,7 @@ static void formats(struct exec *e) {
             ((float *)w.data)[i] = f;
         }
         struct matrix table = {.dtype = DTYPE_F32, .rows = ROWS, .cols = C, .data = w.data};
-        embed(e, x.data, tokens, &table, ROWS);
+        embed(e, x.data, tokens, NULL, &table, ROWS);
         for (size_t i = 0; i < (size_t)ROWS * C; i++) {
             float f = ((float *)w.data)[i];
             cr_assert(same(&x, i, (float)rounded(f, act)), "%.9g became %.9g", f, get(&x, i));
@@ -250,7 +250,7 @@ static void check_rope(struct exec *e, bool fp8, int H, int K, int D, int P, boo
     struct buffer table = buffer_new(DTYPE_F32, (size_t)MAX * D);
     struct rope rope = {.cos_sin = table.data, .max_positions = MAX, .D = D};
     rope_table(table.data, MAX, D, 1e4f, act);
-    qk_norm_rope_store(e, q.data, &kv.cache, LAYER, qkv.data, norm ? qn.data : NULL, norm ? kn.data : NULL, &rope,
+    qk_norm_rope_store(e, q.data, &kv.cache, LAYER, qkv.data, norm ? qn.data : NULL, norm ? kn.data : NULL, NULL, &rope,
                        &s.batch, H, 1e-6f);
     double *head = malloc((size_t)D * sizeof *head), *turned = malloc((size_t)D * sizeof *turned);
     for (int t = 0; t < T; t++)
@@ -330,7 +330,7 @@ Test(kernels, exec_opens_what_it_names) {
     exec__fail(e, "linear", "linear.c", 7, "first");
     exec__fail(e, "add", "norm.c", 8, "second");
     char err[ERR_BYTES];
-    embed(e, NULL, NULL, NULL, 1); /* a no-op: the exec has failed */
+    embed(e, NULL, NULL, NULL, NULL, 1); /* a no-op: the exec has failed */
     cr_assert_eq(exec_finish(e, err, sizeof err), STATUS_DEVICE);
     cr_assert_str_eq(err, "linear (linear.c:7): first");
     cr_assert_eq(exec_finish(e, err, sizeof err), 0);

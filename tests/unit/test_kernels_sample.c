@@ -100,7 +100,7 @@ static void for_each_table(void (*body)(struct exec *e)) {
 
 static int sample_one(struct exec *e, const struct buffer *logits, struct sample_params p, int V) {
     int32_t id = -1;
-    sample(e, &id, logits->data, &p, 1, V);
+    sample(e, &id, logits->data, sample_set(e, &p, 1, V), 1, V);
     cr_assert(id >= 0 && id < V);
     return id;
 }
@@ -167,7 +167,7 @@ static void check_distribution(struct exec *e, struct sample_params p, const cha
         struct sample_params params[ROWS];
         int32_t ids[ROWS];
         for (int r = 0; r < ROWS; r++) params[r] = p, params[r].position = first + r;
-        sample(e, ids, logits.data, params, ROWS, V);
+        sample(e, ids, logits.data, sample_set(e, params, ROWS, V), ROWS, V);
         for (int r = 0; r < ROWS; r++) count[ids[r]]++;
     }
     int seen = 0, classes = 0;
@@ -280,7 +280,7 @@ Test(sample, does_not_depend_on_the_batch) {
     for (int i = 0; i < n; i++)
         for (int threads = 1; threads <= 3; threads++) {
             struct exec *e = exec_new(tables[i], DTYPE_F32, threads);
-            sample(e, threads == 1 ? first : ids, logits.data, p, R, V);
+            sample(e, threads == 1 ? first : ids, logits.data, sample_set(e, p, R, V), R, V);
             for (int r = 0; r < R; r++) {
                 if (threads > 1) cr_assert_eq(ids[r], first[r]);
                 memcpy(one.data, (float *)logits.data + (size_t)r * V, sizeof(float) * V);

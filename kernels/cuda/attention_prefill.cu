@@ -1,0 +1,3 @@
+#include "kernels/cuda/cuda.cuh"
+
+bool cuda__attention_prefill(struct exec *, void *, const void *, const struct kv_cache *, int, const void *, const struct rope *, const struct batch *, int) { return false; }
