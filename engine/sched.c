@@ -188,12 +188,19 @@ struct room {
     int decodes; /* running sequences still to be planned that need exactly one token */
 };
 
-static bool is_decode(const struct sequence *q) { return q->n_tokens - q->n_scheduled == 1; }
+/* Tokens that q has or will have when the steps in flight have landed. */
+static int n_known(const struct sequence *q) { return q->n_tokens + q->n_pending; }
+/* Whether q ends, or has ended, with a step in flight. */
+static bool is_ending(const struct sequence *q) {
+    return q->reason != FINISH_NONE || (q->n_pending && n_known(q) == q->max_len);
+}
+static bool is_decode(const struct sequence *q) { return n_known(q) - q->n_scheduled == 1 && !is_ending(q); }
 static bool wants_prompt_rows(const struct sequence *q) { return q->prompt_logits && q->n_logits_rows < q->n_prompt; }
 
 /* The next chunk of q from token `first`, within so many tokens and rows (at least one). n_tokens 0: no room. */
 static struct plan_item next_chunk(const struct sched *s, struct sequence *q, int first, int tokens, int rows) {
-    struct plan_item item = {.seq = q, .first = first, .n_tokens = q->n_tokens - first};
+    struct plan_item item = {
+        .seq = q, .first = first, .n_tokens = n_known(q) - first, .n_preemptions = q->n_preemptions};
     int threshold = s->options.long_prefill_token_threshold;
     if (s->options.chunked_prefill && threshold) item.n_tokens = min_int(item.n_tokens, threshold);
     if (wants_prompt_rows(q)) {
@@ -203,7 +210,7 @@ static struct plan_item next_chunk(const struct sched *s, struct sequence *q, in
     } else if (item.n_tokens > tokens) {
         item.n_tokens = s->options.chunked_prefill ? tokens : 0;
     }
-    item.sample = !q->prompt_only && item.n_tokens && first + item.n_tokens == q->n_tokens;
+    item.sample = !q->prompt_only && item.n_tokens && first + item.n_tokens == n_known(q);
     if (item.sample) item.n_rows = max_int(item.n_rows, 1);
     return item;
 }
@@ -213,7 +220,11 @@ static void add_item(struct plan *plan, const struct plan_item *item, struct roo
     plan->n_tokens += item->n_tokens;
     plan->n_rows += item->n_rows;
     if (item->n_tokens > 1 || !item->sample) plan->n_prefill_tokens += item->n_tokens;
-    item->seq->n_scheduled = item->first + item->n_tokens;
+    struct sequence *q = item->seq;
+    q->n_scheduled = item->first + item->n_tokens;
+    q->n_logits_rows = max_int(q->n_logits_rows, min_int(q->n_scheduled, q->n_prompt));
+    q->n_pending += item->sample;
+    q->n_flights++;
     room->tokens -= item->n_tokens;
 }
 
@@ -235,6 +246,7 @@ static void plan_running(struct sched *s, struct plan *plan, struct room *room) 
     for (struct sequence *q = s->running.head; q; q = q->next) room->decodes += is_decode(q);
     room->rows -= s->running.n;
     for (struct sequence *q = s->running.head; q; q = q->next) {
+        if (is_ending(q)) continue;
         room->decodes -= is_decode(q);
         struct plan_item item = next_chunk(s, q, q->n_scheduled, room->tokens - room->decodes, room->rows + 1);
         if (!item.n_tokens) continue;
@@ -247,7 +259,8 @@ static void plan_running(struct sched *s, struct plan *plan, struct room *room) 
 /* Blocks that running sequences need for tokens they already know. */
 static int n_promised(const struct sched *s) {
     int n = 0;
-    for (const struct sequence *q = s->running.head; q; q = q->next) n += n_blocks_for(s, q->n_tokens) - q->n_blocks;
+    for (const struct sequence *q = s->running.head; q; q = q->next)
+        if (!is_ending(q)) n += n_blocks_for(s, n_known(q)) - q->n_blocks;
     return n;
 }
 
@@ -255,6 +268,7 @@ static void plan_waiting(struct sched *s, struct plan *plan, struct room *room) 
     int promised = n_promised(s);
     while (s->waiting.n && s->running.n < s->max_running && room->tokens > 0 && room->rows > 0) {
         struct sequence *q = s->waiting.head;
+        if (q->n_flights) return; /* preempted in flight: what it sampled must be known first */
         /* At least one token must be computed, and every one whose logits are wanted. */
         int n_findable = wants_prompt_rows(q) ? min_int(q->n_logits_rows, q->n_tokens - 1) : q->n_tokens - 1;
         struct prefix_match match = prefix_find(s->pool, s->model, q->salt, q->tokens, n_findable, q->blocks);
@@ -279,37 +293,40 @@ static void plan_waiting(struct sched *s, struct plan *plan, struct room *room) 
 }
 
 void sched_plan(struct sched *s, struct plan *plan) {
-    CHECK(!s->in_flight);
+    CHECK_LT(s->n_flights, SCHED_MAX_FLIGHTS);
     *plan = (struct plan){.items = plan->items, .finished = plan->finished};
     struct room room = {.tokens = s->options.max_num_batched_tokens, .rows = s->options.max_logits_rows};
     plan_running(s, plan, &room);
     /* Memory that was taken from running sequences is not for new ones. */
     if (!plan->n_preempted) plan_waiting(s, plan, &room);
-    s->in_flight = plan->n_items > 0;
-    s->n_steps += s->in_flight;
+    s->n_flights += plan->n_items > 0;
+    s->n_steps += plan->n_items > 0;
     s->last_step_tokens = plan->n_tokens;
 }
 
 /* ---- commit ------------------------------------------------------------------------------------------------------ */
 
 void sched_commit(struct sched *s, struct plan *plan, const int32_t *sampled) {
-    CHECK(s->in_flight);
-    s->in_flight = false;
+    CHECK_LT(0, s->n_flights);
+    s->n_flights--;
     plan->n_finished = 0;
     for (int i = 0; i < plan->n_items; i++) {
         const struct plan_item *item = &plan->items[i];
         struct sequence *q = item->seq;
-        q->n_computed = item->first + item->n_tokens;
-        CHECK_EQ(q->n_computed, q->n_scheduled);
-        if (q->reason != FINISH_NONE) continue; /* cancelled meanwhile: what the step wrote is not to be trusted */
-        q->n_logits_rows = max_int(q->n_logits_rows, min_int(q->n_computed, q->n_prompt));
-        publish(s, q);
+        q->n_flights--;
+        q->n_pending -= item->sample;
+        if (q->reason != FINISH_NONE) continue; /* ended meanwhile: what the step wrote is not to be trusted */
+        if (item->n_preemptions == q->n_preemptions) {
+            q->n_computed = item->first + item->n_tokens;
+            CHECK_LE(q->n_computed, q->n_scheduled);
+            publish(s, q);
+        }
         if (item->sample) sequence_append(q, sampled[i]);
-        else if (q->n_computed == q->max_len) q->reason = FINISH_LENGTH; /* prompt_only */
+        else if (item->first + item->n_tokens == q->max_len) q->reason = FINISH_LENGTH; /* prompt_only */
     }
-    for (struct sequence *q = s->running.head, *next; q; q = next) {
-        next = q->next;
-        if (q->reason == FINISH_NONE) continue;
+    for (int i = 0; i < plan->n_items; i++) {
+        struct sequence *q = plan->items[i].seq;
+        if (q->reason == FINISH_NONE || q->n_flights) continue;
         finish(s, q);
         plan->finished[plan->n_finished++] = q;
     }
@@ -349,7 +366,7 @@ bool sched_cancel(struct sched *s, struct sequence *q, enum finish_reason reason
     CHECK(q->state == SEQUENCE_WAITING || q->state == SEQUENCE_RUNNING);
     CHECK(reason != FINISH_NONE);
     if (q->reason == FINISH_NONE) q->reason = reason;
-    if (s->in_flight && q->state == SEQUENCE_RUNNING) return false;
+    if (q->n_flights) return false;
     finish(s, q);
     return true;
 }

@@ -7,6 +7,9 @@
  *     ... the executor runs plan ...
  *     sched_commit(s, plan, sampled);   tokens appended, full blocks published, the finished ones in plan->finished
  *
+ * or, so that the device never waits for the host, plans step n+1 while step n runs: plan n+1 comes before commit n, and
+ * commits come in the order of their plans.
+ *
  * There is no prefill phase and no decode phase: a sequence has n_tokens known tokens of which n_computed have their
  * KV in the pool, and a step computes some of the rest. When it computes the last known token, it samples the next.
  *
@@ -22,11 +25,11 @@
  * all its known tokens fit beside what running prefills still need, with one spare block per running sequence: what
  * was just preempted does not come back at once to be preempted again.
  *
- * Room for planning step n+1 while step n runs: plan advances n_scheduled, commit advances n_computed; they differ only
- * while a step is in flight. Planning always starts from n_scheduled. What depth two has to add: count the token that
- * the flight will sample as known (its id is on the device, at index n_tokens), keep blocks of sequences that finish
- * until the last flight that touches them has landed, and skip their items at that commit. Items and plans stay as
- * they are; today sched_plan CHECKs that nothing is in flight. */
+ * Planning ahead. Plan advances n_scheduled, commit advances n_computed; they differ while steps are in flight. The token
+ * that a flight will sample counts as known (n_pending): the next step may compute it, though only the device has its
+ * id. A sequence that turns out to have ended, or is cancelled, keeps its blocks until the last flight that touches them
+ * has landed, and what later flights sampled for it is dropped. A sequence may also be preempted while in flight: the
+ * device runs steps in order, so whoever gets its blocks writes them after that flight, whose token still counts. */
 #pragma once
 
 #include "engine/engine.h" /* enum sched_policy, enum finish_reason */
@@ -76,8 +79,10 @@ struct sequence { /* owned: one allocation, made by sequence_open on any thread 
     int n_tokens;
     int n_computed;    /* tokens whose KV is in the pool */
     int n_scheduled;   /* n_computed and what is in flight */
+    int n_pending;     /* tokens behind n_tokens that steps in flight will sample */
+    int n_flights;     /* steps in flight that have an item of it */
     int n_cached;      /* prompt tokens found in the prefix cache when it was first admitted: for usage */
-    int n_logits_rows; /* prompt_logits: rows delivered so far; not repeated after a preemption */
+    int n_logits_rows; /* prompt_logits: rows planned so far; not repeated after a preemption */
 
     /* KV */
     int32_t *blocks; /* [max_blocks] first granules: its row of batch.block_table */
@@ -108,12 +113,13 @@ struct plan_item {
     int first, n_tokens;
     int n_rows;  /* 1 where the next token is sampled; with prompt_logits every prompt token of the item, once */
     bool sample; /* from the last token's logits */
+    int n_preemptions; /* of seq when it was planned: if it has more at commit, it has lost the blocks that it wrote */
 };
 
 struct plan {
     struct plan_item *items;    /* owned [max_num_seqs] in scheduling order; decodes and chunks alike */
     int n_items;                /* 0: nothing to run, do not commit. Never so while a sequence waits, unless
-                                   other models hold the pool */
+                                   a step is in flight or other models hold the pool */
     int n_tokens, n_rows;       /* sums over items: T and R of the batch */
     int n_prefill_tokens;       /* of n_tokens, those in items that are no decode (one token, which samples) */
     int n_preempted;            /* sequences that lost their blocks for this plan */
@@ -136,6 +142,8 @@ struct sched_options {
     enum sched_policy policy;
 };
 
+enum { SCHED_MAX_FLIGHTS = 2 };
+
 struct sequence_list {
     struct sequence *head, *tail;
     int n;
@@ -148,7 +156,7 @@ struct sched { /* the caller's memory; owns no heap */
     int max_running; /* the least of max_num_seqs, max_num_batched_tokens and max_logits_rows: each gets its token */
     struct sequence_list waiting, running; /* both in order */
     uint64_t n_arrivals;
-    bool in_flight;           /* between plan and commit */
+    int n_flights;            /* plans without their commit: 0 .. SCHED_MAX_FLIGHTS */
     uint64_t n_steps, n_preemptions;
     int last_step_tokens;
 };
@@ -166,10 +174,11 @@ int sched_add(struct sched *s, struct sequence *q);
  * blocks; sched_commit discards that step's result for it and reports it in plan->finished. */
 bool sched_cancel(struct sched *s, struct sequence *q, enum finish_reason reason);
 
-/* Fills the plan of the next step. Unless it is empty, a sched_commit must follow before the next one is planned. */
+/* Fills the plan of the next step. Unless it is empty, its sched_commit must follow; until then one more step may be
+ * planned (SCHED_MAX_FLIGHTS in all). */
 void sched_plan(struct sched *s, struct plan *plan);
 
-/* The step has run. sampled [n_items]: the token that item i sampled; ignored where items[i].sample is false. When the
+/* The oldest step in flight has run. sampled [n_items]: the token that item i sampled; ignored where items[i].sample is false. When the
  * step failed, sched_cancel(FINISH_ERROR) each item's sequence first; sampled may then be NULL. */
 void sched_commit(struct sched *s, struct plan *plan, const int32_t *sampled);
 

@@ -7,7 +7,8 @@
  * into every granule of the block that the table gives for t, and sampling hashes all of kv[0 .. t], read back through
  * the table. kv[t - 1] is read back too, so a block that was lost, shared wrongly, written twice, published too early
  * or found under a wrong key changes the tokens. The tokens must be those of the same request run alone, which need no
- * pool to compute. After each call the plan is held against the promises of sched.h, and every few steps the whole
+ * pool to compute. Steps are committed at once, or one step late: then a step is planned (and run, as a device would, in
+ * order) before the one ahead of it is committed, and takes tokens that only the device knows. After each call the plan is held against the promises of sched.h, and every few steps the whole
  * pool is walked. */
 #include "engine/prefix_cache.h"
 #include "engine/sched.h"
@@ -50,6 +51,7 @@ struct request {
     uint64_t deadline;            /* step by which it must have ended (FCFS) */
     uint8_t rows[MAX_LEN];        /* times that the logits of a prompt position were delivered */
     bool computed_once;
+    int32_t device_token; /* sampled last, perhaps not yet committed */
 };
 
 struct config {
@@ -63,7 +65,10 @@ struct config {
 struct sim { /* one model */
     int model;
     struct sched sched;
-    struct plan plan;
+    struct plan plans[SCHED_MAX_FLIGHTS];
+    int32_t sampled[SCHED_MAX_FLIGHTS][MAX_LIVE];
+    bool fault[SCHED_MAX_FLIGHTS];
+    int first, n_flights; /* plans in flight: first, first + 1, ... */
     int n_live;
     struct request *live[MAX_LIVE];
     uint64_t n_steps, n_finished, n_cancelled, n_cached;
@@ -71,6 +76,7 @@ struct sim { /* one model */
 
 struct world {
     const struct config *config;
+    bool ahead; /* a step is planned before the one ahead of it is committed */
     struct kv_pool *pool;
     uint64_t *kv; /* [n_granules, MAX_P] */
     struct sim sims[2];
@@ -144,7 +150,7 @@ static void submit(struct world *w, struct sim *sim) {
     sim->live[sim->n_live++] = r;
     /* Under FCFS the first one in the order advances by at least a token a step and is never preempted. */
     r->deadline = sim->n_steps + 1;
-    for (int i = 0; i < sim->n_live; i++) r->deadline += (uint64_t)sim->live[i]->seq->max_len;
+    for (int i = 0; i < sim->n_live; i++) r->deadline += (uint64_t)sim->live[i]->seq->max_len * (w->ahead ? 3 : 1);
 }
 
 /* Holds an ended request against what it should have become, and forgets it. */
@@ -177,8 +183,8 @@ static void reap(struct world *w, struct sequence *q) {
 }
 
 static void cancel(struct world *w, struct sim *sim, struct request *r, enum finish_reason reason) {
-    bool in_flight = sim->sched.in_flight && r->seq->state == SEQUENCE_RUNNING;
-    if (r->cancelled == FINISH_NONE) r->cancelled = reason;
+    bool in_flight = r->seq->n_flights > 0;
+    if (r->seq->reason == FINISH_NONE) r->cancelled = reason; /* else it has ended, and waits for a step in flight */
     bool ended = sched_cancel(&sim->sched, r->seq, reason);
     CHECK_EQ(ended, !in_flight);
     if (ended) reap(w, r->seq);
@@ -203,7 +209,7 @@ static void check_lists(const struct sched *s) {
     n = 0;
     for (const struct sequence *q = s->running.head; q; q = q->next, n++) {
         CHECK_EQ(q->state, SEQUENCE_RUNNING);
-        CHECK(q->n_computed <= q->n_scheduled && q->n_scheduled <= q->n_tokens);
+        CHECK(q->n_computed <= q->n_scheduled && q->n_scheduled <= q->n_tokens + q->n_pending);
         CHECK_LE(q->n_scheduled, q->n_blocks * s->P);
         if (q->next) CHECK(is_before(s, q, q->next) && q->next->prev == q);
         else CHECK(s->running.tail == q);
@@ -217,11 +223,19 @@ static bool has_guarantee(const struct config *config, int model) {
     return config->n_models == 1 || config->floor_granules[model];
 }
 
-static void check_plan(const struct world *w, const struct sim *sim, const struct sequence *const *was_running,
-                       int n_was_running) {
+/* The tokens that q is to compute in steps that are planned, those that the device alone knows among them; in a step
+ * that samples, one less than q will know afterwards. */
+static int n_known(const struct sequence *q) { return q->n_tokens + q->n_pending; }
+
+/* Whether q has nothing to do but wait for a step in flight. */
+static bool is_ending(const struct sequence *q) {
+    return q->reason != FINISH_NONE || (q->n_pending && n_known(q) == q->max_len);
+}
+
+static void check_plan(const struct world *w, const struct sim *sim, const struct plan *plan,
+                       const struct sequence *const *was_running, int n_was_running) {
     const struct sched *s = &sim->sched;
     const struct sched_options *o = &s->options;
-    const struct plan *plan = &sim->plan;
     int n_tokens = 0, n_rows = 0;
     CHECK_LE(plan->n_items, o->max_num_seqs);
     for (int i = 0; i < plan->n_items; i++) {
@@ -231,14 +245,15 @@ static void check_plan(const struct world *w, const struct sim *sim, const struc
         n_tokens += item->n_tokens;
         n_rows += item->n_rows;
         CHECK_EQ(q->state, SEQUENCE_RUNNING);
-        CHECK_EQ(item->first, q->n_computed);
+        const int known = n_known(q) - item->sample; /* before this step */
+        if (q->n_flights == 1) CHECK_EQ(item->first, q->n_computed);
         CHECK_EQ(end, q->n_scheduled);
-        CHECK(item->n_tokens >= 1 && end <= q->n_tokens);
+        CHECK(item->n_tokens >= 1 && end <= known && known < q->max_len + q->prompt_only);
         CHECK_LE(end, q->n_blocks * s->P);
-        CHECK_EQ(item->sample, end == q->n_tokens && !q->prompt_only);
+        CHECK_EQ(item->sample, end == known && !q->prompt_only);
         if (o->chunked_prefill && o->long_prefill_token_threshold)
             CHECK_LE(item->n_tokens, o->long_prefill_token_threshold);
-        if (!o->chunked_prefill && !q->prompt_logits) CHECK_EQ(end, q->n_tokens);
+        if (!o->chunked_prefill && !q->prompt_logits) CHECK_EQ(end, known);
         if (!q->prompt_logits) CHECK_EQ(item->n_rows, item->sample);
         CHECK_LE(item->n_rows, item->n_tokens);
         for (int j = 0; j < i; j++) CHECK(plan->items[j].seq != q);
@@ -252,17 +267,18 @@ static void check_plan(const struct world *w, const struct sim *sim, const struc
     CHECK_EQ(n_rows, plan->n_rows);
     CHECK_LE(n_tokens, o->max_num_batched_tokens);
     CHECK_LE(n_rows, o->max_logits_rows);
-    if (has_guarantee(w->config, sim->model)) CHECK(plan->n_items || !s->waiting.n);
+    if (has_guarantee(w->config, sim->model) && !sim->n_flights) CHECK(plan->n_items || !s->waiting.n);
 
     /* Every decode that still runs is in the plan, and so is the first in the order. */
     for (const struct sequence *q = s->running.head; q; q = q->next)
-        if (q->n_tokens - q->n_computed == 1 || q == s->running.head) CHECK_LT(q->n_computed, q->n_scheduled);
+        if (q->n_tokens - q->n_computed == 1 || q == s->running.head)
+            CHECK(q->n_computed < q->n_scheduled || is_ending(q));
     /* No token of the budget is wasted while a running prompt could use it. */
     if (o->chunked_prefill && !plan->n_preempted && n_tokens < o->max_num_batched_tokens)
         for (int i = 0; i < plan->n_items; i++) {
             const struct sequence *q = plan->items[i].seq;
             if (plan->items[i].n_tokens != o->long_prefill_token_threshold && !q->prompt_logits)
-                CHECK_EQ(q->n_scheduled, q->n_tokens);
+                CHECK_EQ(q->n_scheduled, n_known(q) - plan->items[i].sample);
         }
     /* Nobody overtakes: who was admitted comes before everyone who waits, who was preempted after all that ran. */
     int n_preempted = 0;
@@ -322,51 +338,67 @@ static int32_t run(struct world *w, int model, const struct plan_item *item, boo
     struct request *r = q->user;
     int end = item->first + item->n_tokens;
     uint64_t kv = item->first ? kv_read(w, q, model, item->first - 1) : kv_start(q->salt, model);
+    CHECK_LE(end, q->n_tokens + 1);
     for (int t = item->first; t < end; t++) {
-        kv = kv_of(kv, q->tokens[t]);
+        kv = kv_of(kv, t < q->n_tokens ? q->tokens[t] : r->device_token);
         for (int g = 0; g < w->config->block_granules[model]; g++) *kv_at(w, q, model, t, g) = fault ? 99 : kv;
     }
     if (fault) return -1;
-    for (int t = end - item->n_rows; t < end; t++)
-        if (t < q->n_prompt && q->prompt_logits && r->cancelled == FINISH_NONE && t >= q->n_logits_rows) r->rows[t]++;
+    for (int t = end - item->n_rows; t < end; t++) {
+        bool only_sampled = item->sample && t == end - 1 && r->rows[t]; /* after a preemption */
+        if (t < q->n_prompt && q->prompt_logits && r->cancelled == FINISH_NONE && !only_sampled) r->rows[t]++;
+    }
     uint64_t all = 0;
     for (int t = 0; t < end; t++) all = mix(all, kv_read(w, q, model, t));
-    return item->sample ? (int32_t)(all % VOCAB) : -1;
+    if (item->sample) r->device_token = (int32_t)(all % VOCAB);
+    return item->sample ? r->device_token : -1;
 }
 
 static void some_cancels(struct world *w, struct sim *sim) {
     while (sim->n_live && one_in(60)) cancel(w, sim, sim->live[below(sim->n_live)], 1 + (enum finish_reason)below(3));
 }
 
-static void plan(struct world *w, struct sim *sim) {
-    const struct sequence *was_running[MAX_LIVE];
-    int n = 0;
-    for (const struct sequence *q = sim->sched.running.head; q; q = q->next) was_running[n++] = q;
-    sched_plan(&sim->sched, &sim->plan);
-    check_lists(&sim->sched);
-    check_plan(w, sim, was_running, n);
-}
-
-static void run_and_commit(struct world *w, struct sim *sim) {
-    if (!sim->plan.n_items) return;
-    int32_t sampled[MAX_LIVE];
-    bool fault = one_in(500);
-    for (int i = 0; i < sim->plan.n_items; i++) sampled[i] = run(w, sim->model, &sim->plan.items[i], fault);
-    for (int i = 0; i < sim->plan.n_items && fault; i++)
-        cancel(w, sim, sim->plan.items[i].seq->user, FINISH_ERROR);
-    sched_commit(&sim->sched, &sim->plan, fault ? NULL : sampled);
+static void commit(struct world *w, struct sim *sim) {
+    const int slot = sim->first;
+    struct plan *plan = &sim->plans[slot];
+    sim->first = (sim->first + 1) % SCHED_MAX_FLIGHTS;
+    sim->n_flights--;
+    for (int i = 0; i < plan->n_items && sim->fault[slot]; i++) {
+        struct sequence *q = plan->items[i].seq;
+        if (q->reason == FINISH_NONE) cancel(w, sim, q->user, FINISH_ERROR);
+    }
+    sched_commit(&sim->sched, plan, sim->fault[slot] ? NULL : sim->sampled[slot]);
     sim->n_steps++;
-    for (int i = 0; i < sim->plan.n_finished; i++) reap(w, sim->plan.finished[i]);
+    for (int i = 0; i < plan->n_finished; i++) reap(w, plan->finished[i]);
     check_lists(&sim->sched);
     if (sim->sched.options.policy == POLICY_FCFS && has_guarantee(w->config, sim->model))
         for (int i = 0; i < sim->n_live; i++) CHECK_LT(sim->n_steps, sim->live[i]->deadline);
 }
 
-static void simulate(const struct config *config, uint64_t seed, int n_steps) {
+static void plan_and_run(struct world *w, struct sim *sim) {
+    const struct sequence *was_running[MAX_LIVE];
+    const int slot = (sim->first + sim->n_flights) % SCHED_MAX_FLIGHTS;
+    struct plan *plan = &sim->plans[slot];
+    int n = 0;
+    for (const struct sequence *q = sim->sched.running.head; q; q = q->next) was_running[n++] = q;
+    sched_plan(&sim->sched, plan);
+    check_lists(&sim->sched);
+    check_plan(w, sim, plan, was_running, n);
+    if (!plan->n_items) { /* nothing to do before the step in flight has landed */
+        if (sim->n_flights) commit(w, sim);
+        return;
+    }
+    sim->fault[slot] = one_in(500);
+    for (int i = 0; i < plan->n_items; i++) sim->sampled[slot][i] = run(w, sim->model, &plan->items[i], sim->fault[slot]);
+    sim->n_flights++;
+}
+
+static void simulate(const struct config *config, bool ahead, uint64_t seed, int n_steps) {
     random_state = seed;
     struct world *w = calloc(1, sizeof *w);
     CHECK(w);
     w->config = config;
+    w->ahead = ahead;
     w->kv = calloc((size_t)config->n_granules * MAX_P, sizeof *w->kv);
     CHECK(w->kv);
     struct kv_pool_options options = {
@@ -387,7 +419,8 @@ static void simulate(const struct config *config, uint64_t seed, int n_steps) {
     for (int m = 0; m < config->n_models; m++) {
         w->sims[m].model = m;
         CHECK_EQ(sched_init(&w->sims[m].sched, &config->sched, w->pool, m, err, sizeof err), STATUS_OK);
-        CHECK_EQ(plan_init(&w->sims[m].plan, config->sched.max_num_seqs), STATUS_OK);
+        for (int i = 0; i < SCHED_MAX_FLIGHTS; i++)
+            CHECK_EQ(plan_init(&w->sims[m].plans[i], config->sched.max_num_seqs), STATUS_OK);
     }
 
     bool live = true;
@@ -400,13 +433,16 @@ static void simulate(const struct config *config, uint64_t seed, int n_steps) {
             if (step < n_steps)
                 while (one_in(rate)) submit(w, sim);
             some_cancels(w, sim);
-            plan(w, sim);
+            plan_and_run(w, sim);
             if (one_in(20)) submit(w, sim); /* also while the step is in flight */
             some_cancels(w, sim);
         }
         if (step % 16 == 0) check_pool(w);
         for (int m = 0; m < config->n_models; m++) {
-            run_and_commit(w, &w->sims[m]);
+            struct sim *sim = &w->sims[m];
+            /* One step late, but for now and then: the host may catch up with the device at any time. */
+            if (sim->n_flights > ahead) commit(w, sim);
+            if (sim->n_flights && (one_in(10) || sim->n_flights > ahead)) commit(w, sim);
             live |= w->sims[m].n_live > 0;
         }
         if (step % 16 == 0) check_pool(w);
@@ -425,7 +461,7 @@ static void simulate(const struct config *config, uint64_t seed, int n_steps) {
                     config->name, m, (unsigned long long)sim->n_steps, (unsigned long long)sim->n_finished,
                     (unsigned long long)sim->n_cancelled, (unsigned long long)sim->n_cached,
                     (unsigned long long)sim->sched.n_preemptions, (unsigned long long)stats.n_evictions);
-        plan_deinit(&sim->plan);
+        for (int i = 0; i < SCHED_MAX_FLIGHTS; i++) plan_deinit(&sim->plans[i]);
     }
     kv_pool_close(w->pool);
     free(w->kv);
@@ -484,7 +520,8 @@ static const struct config two_models[] = {
 enum { STEPS = 10000 };
 
 static void simulate_all(const struct config *configs, size_t n, uint64_t seed) {
-    for (size_t i = 0; i < n; i++) simulate(&configs[i], seed + i, STEPS);
+    for (size_t i = 0; i < n; i++)
+        for (int ahead = 0; ahead < 2; ahead++) simulate(&configs[i], ahead, seed + i, STEPS);
 }
 
 Test(sched_random, one_model_seed_1) { simulate_all(one_model, sizeof one_model / sizeof *one_model, 1000); }
