@@ -126,6 +126,9 @@ __device__ static inline char *kv_block(const struct kv_cache &kv, int layer, in
 
 /* ---- the ops: one file per family. Contracts are those of kernels.h. ------------------------------------------------- */
 
+/* upload.cu */
+void cuda__upload_all(struct exec *e, const struct transfer *transfers, size_t n);
+
 /* elementwise.cu */
 void cuda__embed(struct exec *e, void *x, const int32_t *tokens, const int32_t *sampled, const struct matrix *table, int T);
 void cuda__gather_rows(struct exec *e, void *out, const void *x, const int32_t *rows, int R, int C);
@@ -177,6 +180,8 @@ struct linear_args {
     const void *bias;  /* [rows] act or NULL; EPILOGUE_STORE only */
     enum epilogue epilogue;
     int T;
+    const void *norm;  /* [cols] act or NULL: x is normalised first, as rms_norm does (norm.cuh) */
+    float eps;
 };
 /* Each returns false, having done nothing, for what it does not cover. */
 bool cuda__dense_small(struct exec *e, const struct linear_args *a); /* linear_small.cu: bf16, f16; few tokens */
@@ -187,6 +192,10 @@ void cuda__linear_simple(struct exec *e, const struct linear_args *a); /* linear
 int cuda__lt_open(struct exec *e, char *err, size_t err_bytes);
 void cuda__lt_close(struct exec *e);
 bool cuda__linear_lt(struct exec *e, const struct linear_args *a);
+
+/* probe.cu */
+void cuda__probe_read(struct exec *e, uint32_t *out, const void *p, size_t bytes);
+bool cuda__library_linear(struct exec *e, void *y, const void *x, const struct matrix *w, int T);
 
 /* awq_pack.cu */
 size_t cuda__awq_bytes(int rows, int cols, int group);
