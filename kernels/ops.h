@@ -18,6 +18,7 @@ struct kernel_ops {
     void (*free)(struct exec *e, void *p);
     void (*upload)(struct exec *e, void *device, const void *host, size_t bytes);
     void (*download)(struct exec *e, void *host, const void *device, size_t bytes);
+    void (*upload_all)(struct exec *e, const struct transfer *transfers, size_t n); /* NULL: upload, one by one */
     void (*memory)(const struct exec *e, size_t *free_bytes, size_t *total_bytes);
 
     /* Running ahead. All NULL on the CPU, where exec.c does the obvious. */
@@ -27,6 +28,7 @@ struct kernel_ops {
     void (*download_async)(struct exec *e, void *host, const void *device, size_t bytes);
     void (*record)(struct exec *e, int slot);
     void (*wait)(struct exec *e, int slot); /* may latch */
+    double (*elapsed)(struct exec *e, int from_slot, int to_slot);
     bool (*graph_begin)(struct exec *e);
     struct exec_graph *(*graph_end)(struct exec *e);
     void (*graph_launch)(struct exec *e, struct exec_graph *graph);
@@ -57,6 +59,11 @@ struct kernel_ops {
                      const int32_t *qzeros, const uint16_t *scales);
     void (*fill_random)(struct exec *e, void *p, enum dtype dtype, size_t n, float mean, float spread, uint64_t seed);
 
+    /* For benchmarks (probe.h). library and library_linear are NULL where the backend uses no vendor's library. */
+    void (*probe_read)(struct exec *e, uint32_t *out, const void *p, size_t bytes);
+    const char *library;
+    bool (*library_linear)(struct exec *e, void *y, const void *x, const struct matrix *w, int T);
+
     /* Fused steps; NULL where the backend has none of its own: exec.c then calls the ops they are made of. False: not
      * for these sizes, likewise. */
     bool (*norm_linear)(struct exec *e, void *y, void *x, const void *residual, const void *norm, float eps,
@@ -71,6 +78,7 @@ struct exec {
     struct exec_options options; /* n_threads resolved */
     void *state;                 /* owned by the backend */
     char label[64];
+    double marks[EXEC_SLOTS]; /* CPU: exec_record's clock */
     bool failed; /* the latch: ops are no-ops until exec_finish has reported it */
     char failure[ERR_BYTES];
 };

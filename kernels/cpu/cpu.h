@@ -73,6 +73,7 @@ extern const struct kernel_ops CPU(ops);
 
 void CPU(embed)(struct exec *e, void *x, const int32_t *tokens, const int32_t *sampled, const struct matrix *table,
                 int T);
+void CPU(probe_read)(struct exec *e, uint32_t *out, const void *p, size_t bytes);
 void CPU(gather_rows)(struct exec *e, void *out, const void *x, const int32_t *rows, int R, int C);
 void CPU(rms_norm)(struct exec *e, void *out, const void *h, const void *weight, int T, int C, float eps);
 void CPU(add_rms_norm)(struct exec *e, void *out, const void *h, void *residual, const void *weight, int T, int C,

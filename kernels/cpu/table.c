@@ -130,4 +130,5 @@ const struct kernel_ops CPU(ops) = {
     .sample_set = CPU(sample_set),
     .sample = CPU(sample),
     .token_logprobs = CPU(token_logprobs),
+    .probe_read = CPU(probe_read),
 };

@@ -57,7 +57,7 @@ static int open_cuda(struct exec *e, char *err, size_t err_bytes) {
     CUDA_TRY(e, cudaGetDevice(&s->device));
     CUDA_TRY(e, cudaGetDeviceProperties(&p, s->device));
     CUDA_TRY(e, cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking));
-    for (int i = 0; i < EXEC_SLOTS; i++) CUDA_TRY(e, cudaEventCreateWithFlags(&s->slots[i], cudaEventDisableTiming));
+    for (int i = 0; i < EXEC_SLOTS; i++) CUDA_TRY(e, cudaEventCreate(&s->slots[i]));
     CUDA_TRY(e, cudaMalloc(&s->workspace, WORKSPACE_BYTES));
     s->workspace_bytes = WORKSPACE_BYTES;
     if (e->failed) {
@@ -142,6 +142,12 @@ static void record_cuda(struct exec *e, int slot) {
 
 static void wait_cuda(struct exec *e, int slot) { CUDA_TRY(e, cudaEventSynchronize(cuda_of(e)->slots[slot])); }
 
+static double elapsed_cuda(struct exec *e, int from_slot, int to_slot) {
+    float ms = 0;
+    CUDA_TRY(e, cudaEventElapsedTime(&ms, cuda_of(e)->slots[from_slot], cuda_of(e)->slots[to_slot]));
+    return 1e-3 * ms;
+}
+
 struct exec_graph {
     cudaGraphExec_t exec;
 };
@@ -186,6 +192,7 @@ extern "C" const struct kernel_ops cuda_ops = {
     .free = free_cuda,
     .upload = upload_cuda,
     .download = download_cuda,
+    .upload_all = cuda__upload_all,
     .memory = memory_cuda,
     .alloc_host = alloc_host_cuda,
     .free_host = free_host_cuda,
@@ -193,6 +200,7 @@ extern "C" const struct kernel_ops cuda_ops = {
     .download_async = download_async_cuda,
     .record = record_cuda,
     .wait = wait_cuda,
+    .elapsed = elapsed_cuda,
     .graph_begin = graph_begin_cuda,
     .graph_end = graph_end_cuda,
     .graph_launch = graph_launch_cuda,
@@ -214,6 +222,9 @@ extern "C" const struct kernel_ops cuda_ops = {
     .awq_layout = cuda__awq_layout,
     .awq_pack = cuda__awq_pack,
     .fill_random = cuda__fill_random,
+    .probe_read = cuda__probe_read,
+    .library = "cuBLASLt",
+    .library_linear = cuda__library_linear,
     .norm_linear = cuda__norm_linear,
     .norm_linear_silu_mul = cuda__norm_linear_silu_mul,
     .linear_add = cuda__linear_add,
