@@ -16,6 +16,7 @@
     X(tokenize, "text to token ids and back")                                                                          \
     X(logits, "write the logits of token ids to a file")                                                               \
     X(perplexity, "measure the perplexity of a text")                                                                  \
+    X(bench, "measure kernels, latency, throughput, a server")                                                         \
     X(key, "make an API key and its line for --api-key-file")
 
 #define X(name, summary) int cmd_##name(int argc, char **argv);

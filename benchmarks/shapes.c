@@ -1,0 +1,60 @@
+/* shapes.c - the sizes of a model: from a shape file or a folder. */
+#include "benchmarks/measure.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+const char *const bench_model_names[] = {"Qwen2.5-3B-Instruct", "Qwen3-0.6B",    "Qwen3-8B", "Qwen3-14B",
+                                         "Qwen3-14B-AWQ",       "Qwen3-32B-AWQ", NULL};
+
+/* Where NAME.json may lie: in the current folder's checkout, or beside the program (in a bundle, or up from
+ * build/PRESET). */
+static bool find_shape(char path[PATH_MAX], const char *name) {
+    char program[PATH_MAX];
+    const ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
+    program[n > 0 ? n : 0] = 0;
+    char *slash = strrchr(program, '/');
+    if (slash) *slash = 0;
+    const char *const folders[] = {"benchmarks/configs", "configs", "../../benchmarks/configs"};
+    for (int i = 0; i < 3; i++) {
+        const int length = i ? snprintf(path, PATH_MAX, "%s/%s/%s.json", program, folders[i], name)
+                             : snprintf(path, PATH_MAX, "%s/%s.json", folders[i], name);
+        if (length < PATH_MAX && !access(path, R_OK)) return true;
+    }
+    return false;
+}
+
+/* The last part of a path, without .json. */
+static void name_of(struct bench_model *m, const char *path) {
+    size_t n = strlen(path);
+    while (n > 1 && path[n - 1] == '/') n--;
+    size_t first = n;
+    while (first > 0 && path[first - 1] != '/') first--;
+    snprintf(m->name, sizeof m->name, "%.*s", (int)(n - first), path + first);
+    char *end = strrchr(m->name, '.');
+    if (end && !strcmp(end, ".json")) *end = 0;
+}
+
+int bench_model_open(struct bench_model *m, const char *name, char *err, size_t err_bytes) {
+    char path[PATH_MAX];
+    *m = (struct bench_model){0};
+    int status = 0;
+    if (strchr(name, '/') || access(name, R_OK) == 0 || !find_shape(path, name))
+        status = model_find(name, path, sizeof path, err, err_bytes);
+    if (!status) status = model_config_load(&m->config, path, err, err_bytes);
+    name_of(m, name);
+    m->group = m->config.quantization.group;
+    m->act = m->group ? DTYPE_F16 : m->config.dtype;
+    return status;
+}
+
+void bench_matrix_sizes(struct bench_matrix_size sizes[BENCH_MATRICES], const struct bench_model *m) {
+    const struct model_config *c = &m->config;
+    const int q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
+    sizes[0] = (struct bench_matrix_size){"qkv", q + 2 * kv, c->hidden};
+    sizes[1] = (struct bench_matrix_size){"o", c->hidden, q};
+    sizes[2] = (struct bench_matrix_size){"gate_up", 2 * c->ffn, c->hidden};
+    sizes[3] = (struct bench_matrix_size){"down", c->hidden, c->ffn};
+}
