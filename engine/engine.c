@@ -4,7 +4,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+#include <sys/stat.h>
 
 static int parse_dtype(const char *flag, const char *name, enum dtype automatic, enum dtype *out, char *err,
                        size_t err_bytes) {
@@ -28,9 +28,23 @@ static int parse_dtype(const char *flag, const char *name, enum dtype automatic,
 }
 
 static int choose_dtypes(struct engine *e, char *err, size_t err_bytes) {
-    const char *kv = e->options.kv_cache_dtype;
-    int status = parse_dtype("--dtype", e->options.dtype, e->info.model.dtype, &e->info.dtype, err, err_bytes);
+    const char *kv = e->options.kv_cache_dtype, *quantization = e->options.quantization;
+    const bool awq = e->info.model.quantization.method == QUANTIZATION_AWQ;
+    /* AWQ's scales are float16, and bfloat16 would lose three bits of them */
+    const enum dtype automatic = awq ? DTYPE_F16 : e->info.model.dtype;
+    int status = parse_dtype("--dtype", e->options.dtype, automatic, &e->info.dtype, err, err_bytes);
     if (status) return status;
+    if (awq && e->info.dtype != DTYPE_F16)
+        return fail(err, err_bytes, STATUS_UNSUPPORTED, "--dtype: expected auto or float16 for an AWQ checkpoint, found %s",
+                    e->options.dtype);
+    if (quantization && (!*quantization || !strcmp(quantization, "none"))) quantization = NULL;
+    if (quantization && strcmp(quantization, "awq") && strcmp(quantization, "awq_marlin"))
+        return fail(err, err_bytes, STATUS_UNSUPPORTED, "--quantization: expected awq or awq_marlin, found \"%s\"",
+                    quantization);
+    if (quantization && !awq)
+        return fail(err, err_bytes, STATUS_INVALID,
+                    "--quantization %s: expected an AWQ checkpoint, found no quantization_config in its config.json",
+                    quantization);
     e->info.kv_dtype = e->info.dtype;
     if (!kv || !strcmp(kv, "auto")) return 0;
     if (strcmp(kv, "fp8") && strcmp(kv, "fp8_e4m3"))
@@ -54,46 +68,75 @@ static int check_options(const struct engine_options *o, char *err, size_t err_b
     if ((status = check_range("--max-model-len", o->max_model_len, 0, 1 << 22, err, err_bytes))) return status;
     if ((status = check_range("--block-size", o->block_size, 1, 256, err, err_bytes))) return status;
     if ((status = check_range("--max-logprobs", o->max_logprobs, 0, 1000, err, err_bytes))) return status;
+    if (!(o->gpu_memory_utilization > 0 && o->gpu_memory_utilization <= 1))
+        return fail(err, err_bytes, STATUS_INVALID, "--gpu-memory-utilization: expected more than 0 and at most 1, found %g",
+                    o->gpu_memory_utilization);
+    if (o->load_format && strcmp(o->load_format, "auto") && strcmp(o->load_format, "safetensors") &&
+        strcmp(o->load_format, "dummy"))
+        return fail(err, err_bytes, STATUS_INVALID, "--load-format: expected auto, safetensors or dummy, found \"%s\"",
+                    o->load_format);
     return check_range("--num-gpu-blocks-override", o->num_blocks_override, 0, 1 << 28, err, err_bytes);
 }
 
-/* How long sequences may be and how many KV blocks there are. */
-static int plan_memory(struct engine *e, char *err, size_t err_bytes) {
+/* How long sequences may be. */
+static int plan_length(struct engine *e, char *err, size_t err_bytes) {
     const struct engine_options *o = &e->options;
-    struct engine_info *info = &e->info;
-    const int longest = info->model.max_positions;
-    struct kv_layout layout;
-    kv_layout_init(&layout, info->kv_dtype, info->model.n_layers, info->model.n_kv_heads, info->model.head_dim,
-                   o->block_size, 64);
+    const int longest = e->info.model.max_positions;
     if (o->max_model_len > longest)
         return fail(err, err_bytes, STATUS_INVALID,
                     "--max-model-len %d is more than the model's max_position_embeddings, which is %d",
                     o->max_model_len, longest);
-    info->max_model_len = o->max_model_len ? o->max_model_len : longest;
+    e->info.max_model_len = o->max_model_len ? o->max_model_len : longest;
+    return 0;
+}
 
+/* Bytes for KV: on a GPU what --gpu-memory-utilization leaves beside weights and activations, which are allocated; on the
+ * CPU a quarter of what is free, because the machine is not ours alone. */
+static int kv_budget(struct engine *e, size_t *bytes, char *err, size_t err_bytes) {
+    const double share = e->options.gpu_memory_utilization;
+    size_t free_bytes, total_bytes;
+    exec_memory(e->runner.exec, &free_bytes, &total_bytes);
+    *bytes = free_bytes / 4;
+    if (!exec_is_gpu(e->runner.exec)) return 0;
+    const double used = (double)(total_bytes - free_bytes), allowed = share * (double)total_bytes;
+    if (used >= allowed)
+        return fail(err, err_bytes, STATUS_NO_MEMORY,
+                    "--gpu-memory-utilization %.2f allows %.1f GB of the GPU's %.1f GB, but weights, activations and other "
+                    "programs hold %.1f GB: raise it, or lower --max-num-batched-tokens",
+                    share, allowed * 1e-9, (double)total_bytes * 1e-9, used * 1e-9);
+    *bytes = (size_t)(allowed - used);
+    return 0;
+}
+
+/* How many KV blocks there are. */
+static int plan_blocks(struct engine *e, char *err, size_t err_bytes) {
+    const struct engine_options *o = &e->options;
+    struct engine_info *info = &e->info;
+    const size_t block_bytes = runner_block_bytes(&e->runner), most = 1 << 24;
     const size_t per_sequence = ((size_t)info->max_model_len + o->block_size - 1) / o->block_size;
-    size_t n_blocks = (size_t)o->num_blocks_override;
-    if (!n_blocks && o->kv_cache_memory_bytes)
-        n_blocks = o->kv_cache_memory_bytes / layout.block_bytes;
-    else if (!n_blocks) {
-        const size_t free_bytes = (size_t)sysconf(_SC_AVPHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
-        n_blocks = free_bytes / 4 / layout.block_bytes;
-        if (n_blocks > per_sequence * o->max_num_seqs) n_blocks = per_sequence * o->max_num_seqs;
+    size_t n_blocks = (size_t)o->num_blocks_override, bytes = o->kv_cache_memory_bytes;
+    if (!n_blocks) {
+        const bool automatic = !bytes;
+        int status = automatic ? kv_budget(e, &bytes, err, err_bytes) : 0;
+        if (status) return status;
+        n_blocks = bytes / block_bytes;
+        if (automatic && n_blocks > per_sequence * (size_t)o->max_num_seqs && !exec_is_gpu(e->runner.exec))
+            n_blocks = per_sequence * (size_t)o->max_num_seqs;
+        if (n_blocks > most) n_blocks = most;
     }
-    if (n_blocks > INT_MAX / 2) n_blocks = INT_MAX / 2;
     if (n_blocks < per_sequence && o->max_model_len)
         return fail(err, err_bytes, STATUS_INVALID,
                     "a sequence of --max-model-len %d needs %zu KV blocks (%zu MB), but there is room for %zu: raise "
                     "--kv-cache-memory-bytes or lower --max-model-len",
-                    info->max_model_len, per_sequence, per_sequence * layout.block_bytes >> 20, n_blocks);
+                    info->max_model_len, per_sequence, per_sequence * block_bytes >> 20, n_blocks);
     if (n_blocks < 2)
         return fail(err, err_bytes, STATUS_INVALID,
                     "at least two KV blocks of %zu bytes are needed, but there is room for %zu: raise "
                     "--kv-cache-memory-bytes",
-                    layout.block_bytes, n_blocks);
+                    block_bytes, n_blocks);
     if (n_blocks < per_sequence) info->max_model_len = (int)n_blocks * o->block_size;
     info->n_blocks = (int)n_blocks;
-    info->kv_bytes = n_blocks * layout.block_bytes;
+    info->kv_bytes = n_blocks * block_bytes;
     return 0;
 }
 
@@ -119,9 +162,41 @@ static int open_scheduler(struct engine *e, char *err, size_t err_bytes) {
     status = sched_init(&e->sched, &sched, e->pool, 0, err, err_bytes);
     if (status) return status;
     e->sampled = malloc((size_t)o->max_num_seqs * sizeof *e->sampled);
-    status = plan_init(&e->plan, o->max_num_seqs);
+    for (int i = 0; i < RUNNER_SLOTS && !status; i++) status = plan_init(&e->plans[i], o->max_num_seqs);
     if (status || !e->sampled) return fail(err, err_bytes, STATUS_NO_MEMORY, "out of memory for the scheduler");
     return 0;
+}
+
+/* config.json, generation_config.json, the tokenizer: what is known before any weight is read. */
+static int open_configuration(struct engine *e, bool dummy, char *err, size_t err_bytes) {
+    const struct engine_options *o = &e->options;
+    struct engine_info *info = &e->info;
+    struct stat st;
+    int status;
+    if ((status = model_find(o->model, e->path, sizeof e->path, err, err_bytes))) return status;
+    info->path = e->path;
+    if ((status = model_config_load(&info->model, e->path, err, err_bytes))) return status;
+    if ((status = generation_config_load(&info->generation, &info->model, e->path, err, err_bytes))) return status;
+    const bool shape_file = !stat(e->path, &st) && S_ISREG(st.st_mode);
+    if (shape_file && !dummy)
+        return fail(err, err_bytes, STATUS_INVALID,
+                    "%s is a shape file, which has no weights: give a checkpoint folder, or --load-format dummy", e->path);
+    if (shape_file && !o->token_ids_only)
+        return fail(err, err_bytes, STATUS_INVALID,
+                    "%s is a shape file, which has no tokenizer: give a checkpoint folder, or run it with tandem bench",
+                    e->path);
+    if (!shape_file) {
+        if ((status = tokenizer_open(&e->tokenizer, e->path, err, err_bytes))) return status;
+        if (tokenizer_size(e->tokenizer) > info->model.vocab)
+            return fail(err, err_bytes, STATUS_INVALID,
+                        "%s: the tokenizer has ids up to %d, but config.json says vocab_size %d: the two files are of "
+                        "different models",
+                        e->path, tokenizer_size(e->tokenizer) - 1, info->model.vocab);
+        info->chat_template = chat_template_detect(tokenizer_chat_template(e->tokenizer));
+    }
+    if (o->chat_template) info->chat_template = o->chat_template;
+    if ((status = choose_dtypes(e, err, err_bytes))) return status;
+    return plan_length(e, err, err_bytes);
 }
 
 /* Everything that reads the checkpoint; the mapping is gone afterwards, the weights are on the device. */
@@ -129,24 +204,11 @@ static int open_model(struct engine *e, char *err, size_t err_bytes) {
     const struct engine_options *o = &e->options;
     struct engine_info *info = &e->info;
     struct checkpoint *checkpoint = NULL;
-    int status;
-    if ((status = model_find(o->model, e->path, sizeof e->path, err, err_bytes))) return status;
-    info->path = e->path;
-    if ((status = model_config_load(&info->model, e->path, err, err_bytes))) return status;
-    if ((status = generation_config_load(&info->generation, &info->model, e->path, err, err_bytes))) return status;
-    if ((status = tokenizer_open(&e->tokenizer, e->path, err, err_bytes))) return status;
-    if (tokenizer_size(e->tokenizer) > info->model.vocab)
-        return fail(err, err_bytes, STATUS_INVALID,
-                    "%s: the tokenizer has ids up to %d, but config.json says vocab_size %d: the two files are of "
-                    "different models",
-                    e->path, tokenizer_size(e->tokenizer) - 1, info->model.vocab);
-    info->chat_template = o->chat_template;
-    if (!o->chat_template) info->chat_template = chat_template_detect(tokenizer_chat_template(e->tokenizer));
-    if ((status = choose_dtypes(e, err, err_bytes))) return status;
-    if ((status = plan_memory(e, err, err_bytes))) return status;
-
-    if ((status = checkpoint_open(&checkpoint, e->path, err, err_bytes))) return status;
-    if ((status = checkpoint_check(checkpoint, &info->model, err, err_bytes))) goto done;
+    const bool dummy = o->load_format && !strcmp(o->load_format, "dummy");
+    int status = open_configuration(e, dummy, err, err_bytes);
+    if (!status && !dummy) status = checkpoint_open(&checkpoint, e->path, err, err_bytes);
+    if (!status && !dummy) status = checkpoint_check(checkpoint, &info->model, err, err_bytes);
+    if (status) goto done;
     const int rows = o->max_num_seqs > 64 ? o->max_num_seqs : 64;
     const struct runner_options runner = {
         .backend = o->backend,
@@ -158,10 +220,12 @@ static int open_model(struct engine *e, char *err, size_t err_bytes) {
         .max_seqs = o->max_num_seqs,
         .max_model_len = info->max_model_len,
         .block_size = o->block_size,
-        .n_blocks = info->n_blocks,
         .max_logprobs = o->max_logprobs,
+        .use_graphs = !o->enforce_eager,
     };
     status = runner_open(&e->runner, &runner, checkpoint, &info->model, err, err_bytes);
+    if (!status) status = plan_blocks(e, err, err_bytes);
+    if (!status) status = runner_open_kv(&e->runner, info->n_blocks, err, err_bytes);
     if (status) goto done;
     info->weight_bytes = e->runner.model.bytes;
     info->backend = exec_backend(e->runner.exec);
@@ -228,7 +292,7 @@ void engine_close(struct engine *e) {
         e->live = r->next_live;
         request_close(r);
     }
-    plan_deinit(&e->plan);
+    for (int i = 0; i < RUNNER_SLOTS; i++) plan_deinit(&e->plans[i]);
     free(e->sampled);
     kv_pool_close(e->pool);
     runner_close(&e->runner);

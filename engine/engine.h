@@ -48,7 +48,11 @@ struct engine_options {
     int num_blocks_override;            /* 0: from memory; else exactly so many KV blocks */
     size_t kv_cache_memory_bytes;       /* 0: CPU: up to a quarter of the machine's free memory, at most what
                                            max_num_seqs sequences of max_model_len can fill */
-    double gpu_memory_utilization;      /* default 0.92 */
+    double gpu_memory_utilization;      /* default 0.92: of the GPU's memory, what weights, activations and KV may take */
+    const char *load_format;            /* NULL or "auto": the checkpoint; "dummy": seeded random weights, for benchmarks */
+    const char *quantization;           /* NULL: what the checkpoint says; "awq", "awq_marlin": it must be AWQ */
+    bool enforce_eager;                 /* no CUDA graphs */
+    bool token_ids_only;                /* prompts come as ids: a shape file, which has no tokenizer, will do */
     bool enable_prefix_caching;
     bool enable_chunked_prefill;
     enum sched_policy policy;
@@ -76,7 +80,7 @@ struct engine_info {
     bool prefix_caching;
 };
 const struct engine_info *engine_info(const struct engine *e);
-const struct tokenizer *engine_tokenizer(const struct engine *e);
+const struct tokenizer *engine_tokenizer(const struct engine *e); /* NULL for a shape file */
 
 /* ---- requests ---------------------------------------------------------------------------------------------------- */
 
@@ -182,7 +186,8 @@ struct engine_stats {
     uint64_t n_prompt_tokens, n_prompt_tokens_cached, n_generated_tokens;
     uint64_t prefix_queries, prefix_hits; /* tokens */
     int last_step_tokens;
-    double step_seconds_total; /* time inside steps */
+    double step_seconds_total; /* time in which a step was on its way */
+    double device_seconds_total; /* of which the device was at it; on the CPU the same */
     /* tokens per step: counts per bucket with upper bounds 1, 2, 4, ... 2^15, inf */
     uint64_t step_tokens_bucket[17];
     uint64_t step_tokens_sum;

@@ -3,7 +3,7 @@
  *     client thread (engine_client.c)           engine thread (engine_thread.c)
  *     engine_submit --- inbox (mailbox) ----->  sched_add
  *     engine_cancel --- flag + counter ------>  sched_cancel
- *                                               sched_plan -> runner_step -> sched_commit, again and again
+ *                                               sched_plan -> runner_launch; runner_land -> sched_commit
  *     engine_poll   <-- outbox (mailbox) -----  news: n_ready has grown; farewell: the end
  *
  * The mutex guards nothing but sleeping (both conditions) and the copy of the figures. engine.c opens and closes. */
@@ -29,8 +29,10 @@ struct engine {
     struct runner runner;
     struct kv_pool *pool;
     struct sched sched;
-    struct plan plan;
-    int32_t *sampled; /* [max_num_seqs] */
+    struct plan plans[RUNNER_SLOTS]; /* plans[slot] is on its way from launch to land */
+    int slot, n_flights;             /* the next step's slot; steps on their way */
+    int32_t *sampled;                /* [max_num_seqs] */
+    double last_land;                /* when the last step landed */
     uint64_t n_cancels_done;
     struct engine_stats figures; /* its own copy */
     pthread_t thread;

@@ -1,4 +1,8 @@
-/* engine_thread.c - the engine thread: letters in, plan -> run -> commit, letters out. */
+/* engine_thread.c - the engine thread: letters in, plan -> launch, land -> commit, letters out.
+ *
+ * On a GPU two steps are on their way: while the device runs step n, the host plans and enqueues step n + 1, then waits
+ * for step n and commits it. So the device never waits for the host, and the host learns of a token one step late. On
+ * the CPU a launch is the step itself, and there is one at a time. */
 #include "engine/engine_internal.h"
 
 #include <stdio.h>
@@ -71,9 +75,9 @@ void engine__publish_figures(struct engine *e) {
     pthread_mutex_unlock(&e->mutex);
 }
 
-static void count_step(struct engine *e, double seconds) {
+static void count_step(struct engine *e, const struct plan *plan, double seconds, double device_seconds) {
     struct engine_stats *f = &e->figures;
-    const int T = e->plan.n_tokens;
+    const int T = plan->n_tokens;
     int bucket = 0;
     while (bucket < 16 && T > 1 << bucket) bucket++;
     f->n_steps++;
@@ -81,12 +85,13 @@ static void count_step(struct engine *e, double seconds) {
     f->step_tokens_sum += (uint64_t)T;
     f->last_step_tokens = T;
     f->step_seconds_total += seconds;
-    for (int i = 0; i < e->plan.n_items; i++) f->n_generated_tokens += e->plan.items[i].sample;
+    f->device_seconds_total += device_seconds;
+    for (int i = 0; i < plan->n_items; i++) f->n_generated_tokens += plan->items[i].sample;
 }
 
-static void mark_started(struct engine *e, double t) {
-    for (int i = 0; i < e->plan.n_items; i++) {
-        struct sequence *q = e->plan.items[i].seq;
+static void mark_started(struct engine *e, const struct plan *plan, double t) {
+    for (int i = 0; i < plan->n_items; i++) {
+        struct sequence *q = plan->items[i].seq;
         struct request *r = request_of(q);
         if (r->t_start != 0) continue;
         r->t_start = t;
@@ -98,35 +103,53 @@ static void mark_started(struct engine *e, double t) {
 
 /* What the step gave, to the clients. A sequence that has ended is told by its farewell alone, so that its last token
  * is never read before its end is known. */
-static void publish_step(struct engine *e, double t) {
-    for (int i = 0; i < e->plan.n_items; i++) {
-        const struct plan_item *item = &e->plan.items[i];
+static void publish_step(struct engine *e, const struct plan *plan, double t) {
+    for (int i = 0; i < plan->n_items; i++) {
+        const struct plan_item *item = &plan->items[i];
         struct request *r = request_of(item->seq);
         if (!item->sample) continue;
         if (r->t_first == 0) r->t_first = t;
-        if (item->seq->state == SEQUENCE_FINISHED) continue;
+        if (item->seq->reason != FINISH_NONE) continue;
         atomic_store_explicit(&r->n_ready, item->seq->n_tokens, memory_order_release);
         mailbox_put(&e->outbox, &r->news.mail);
     }
-    for (int i = 0; i < e->plan.n_finished; i++) say_farewell(e, request_of(e->plan.finished[i]));
+    for (int i = 0; i < plan->n_finished; i++) say_farewell(e, request_of(plan->finished[i]));
 }
 
-static void step(struct engine *e) {
-    const double start = engine__now();
+/* Plans the next step and sends it on its way; false when there is nothing to run now. */
+static bool launch(struct engine *e) {
+    struct plan *plan = &e->plans[e->slot];
+    sched_plan(&e->sched, plan);
+    if (!plan->n_items) return false;
+    const double now = engine__now();
+    mark_started(e, plan, now);
+    if (!e->n_flights) e->last_land = now;
+    runner_launch(&e->runner, e->slot, plan);
+    e->slot = (e->slot + 1) % RUNNER_SLOTS;
+    e->n_flights++;
+    return true;
+}
+
+/* Waits for the oldest step on its way and commits it. */
+static void land(struct engine *e) {
+    const int slot = (e->slot + RUNNER_SLOTS - e->n_flights) % RUNNER_SLOTS;
+    struct plan *plan = &e->plans[slot];
+    double device_seconds = 0;
     char err[ERR_BYTES];
-    mark_started(e, start);
-    int status = runner_step(&e->runner, &e->plan, e->sampled, err, sizeof err);
+    int status = runner_land(&e->runner, slot, plan, e->sampled, &device_seconds, err, sizeof err);
     if (status)
-        for (int i = 0; i < e->plan.n_items; i++) {
-            struct request *r = request_of(e->plan.items[i].seq);
-            snprintf(r->error, sizeof r->error, "%s", err);
-            sched_cancel(&e->sched, e->plan.items[i].seq, FINISH_ERROR);
+        for (int i = 0; i < plan->n_items; i++) {
+            struct request *r = request_of(plan->items[i].seq);
+            if (r->seq->reason == FINISH_NONE) snprintf(r->error, sizeof r->error, "%s", err);
+            sched_cancel(&e->sched, plan->items[i].seq, FINISH_ERROR);
         }
-    sched_commit(&e->sched, &e->plan, status ? NULL : e->sampled);
-    const double end = engine__now();
-    count_step(e, end - start);
+    sched_commit(&e->sched, plan, status ? NULL : e->sampled);
+    e->n_flights--;
+    const double now = engine__now();
+    count_step(e, plan, now - e->last_land, device_seconds);
+    e->last_land = now;
     engine__publish_figures(e); /* before the news, so that whoever reads an ending sees its blocks free */
-    publish_step(e, end);
+    publish_step(e, plan, now);
     wake_client(e);
 }
 
@@ -142,16 +165,17 @@ static bool wait_for_work(struct engine *e) {
 
 void *engine__thread(void *arg) {
     struct engine *e = arg;
+    const int depth = exec_is_gpu(e->runner.exec) ? RUNNER_SLOTS : 1;
     for (;;) {
         take_inbox(e);
         take_cancels(e);
-        sched_plan(&e->sched, &e->plan);
-        if (e->plan.n_items)
-            step(e);
-        else if (sched_idle(&e->sched)) {
-            if (!wait_for_work(e)) break;
-        } else
+        if (launch(e) && e->n_flights < depth) continue;
+        if (e->n_flights)
+            land(e);
+        else if (!sched_idle(&e->sched))
             CHECK(!"the scheduler has sequences but plans nothing");
+        else if (!wait_for_work(e))
+            break;
     }
     take_inbox(e); /* requests that came with the word to stop */
     take_cancels(e);

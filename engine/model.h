@@ -1,7 +1,7 @@
 /* model.h - a decoder-only Qwen model in memory: this struct is the document of the architecture.
  *
  * L layers, C hidden, H query heads, K KV heads, D head dim, F feed-forward, V vocabulary. "act" is the activation
- * dtype, which is also the dtype of every weight. All weights lie in one region of device memory, owned here. */
+ * dtype, which is also the dtype of every weight that is not quantised. All weights lie in one region of device memory, owned here. */
 #pragma once
 
 #include "kernels/kernels.h"
@@ -47,9 +47,10 @@ struct activations {
 };
 
 /* Copies a checkpoint's weights to the exec's device, converted to `dtype` where they differ, with a RoPE table for
- * max_len positions. The checkpoint must have passed checkpoint_check. */
+ * max_len positions. The checkpoint must have passed checkpoint_check; NULL: seeded random weights. kv_dtype decides
+ * whether attention has to put K's bias back (layer.k_bias). */
 int model_load(struct model *m, struct exec *e, const struct checkpoint *c, const struct model_config *config,
-               enum dtype dtype, int max_len, char *err, size_t err_bytes);
+               enum dtype dtype, enum dtype kv_dtype, int max_len, char *err, size_t err_bytes);
 void model_deinit(struct model *m, struct exec *e); /* accepts a half-loaded model */
 
 /* Bytes of activations for at most T tokens and R logits rows; with a base, also lays the buffers out there. */

@@ -154,10 +154,10 @@ static struct token_count *count_of(struct request *r, int32_t id) {
     return &r->counts[r->n_counts++];
 }
 
-struct sample_params request_sample_params(struct request *r) {
+struct sample_params request_sample_params(struct request *r, int position) {
     const struct sequence *q = r->seq;
     struct sample_params p = r->sample;
-    bool early = q->n_tokens - q->n_prompt < q->min_tokens;
+    const bool early = position - q->n_prompt < q->min_tokens;
     p.biases = early ? r->biases_early : r->biases;
     p.n_biases = early ? r->n_biases_early : r->n_biases;
     if (r->counts) {
@@ -171,6 +171,6 @@ struct sample_params request_sample_params(struct request *r) {
         p.counts = r->counts;
         p.n_counts = r->n_counts;
     }
-    p.position = q->n_tokens;
+    p.position = position;
     return p;
 }

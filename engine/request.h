@@ -38,6 +38,7 @@ struct request {
     int32_t *count_index;       /* owned [count_mask + 1] open addressing: index in counts, or -1 */
     uint32_t count_mask;
     int n_counts, n_counted;
+    int row; /* engine thread: the row of the latest step that samples for it */
 
     /* results, engine to client */
     struct token_logprob *logprobs;        /* owned [max output, 1 + n_logprobs] or NULL */
@@ -66,5 +67,6 @@ int request_open(struct request **out, uint64_t id, const struct request_params 
                  const struct tokenizer *tokenizer, uint64_t default_seed);
 void request_close(struct request *r); /* NULL is fine */
 
-/* Engine thread: the parameters for drawing seq->tokens[seq->n_tokens]. */
-struct sample_params request_sample_params(struct request *r);
+/* Engine thread: the parameters for drawing token `position`. Tokens below seq->n_tokens are counted; the one that a step
+ * in flight still owes is not. */
+struct sample_params request_sample_params(struct request *r, int position);

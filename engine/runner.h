@@ -1,11 +1,22 @@
 /* runner.h - the executor: turns a step's plan into a flat batch, runs the model and samples. Private to engine/.
  *
  * Owns the exec, the weights, the activation arena and the KV memory, all allocated when it is opened: a step
- * allocates nothing. Belongs to the engine thread once opened. */
+ * allocates nothing. Belongs to the engine thread once opened.
+ *
+ *     runner_launch(r, slot, plan)   builds the batch, enqueues upload, forward, sampling, download
+ *     runner_land(r, slot, plan, …)  waits for it and hands the results out
+ *
+ * Two steps may be on their way, in the slots 0 and 1 in turn. What the first samples feeds the second on the device:
+ * a token that the host does not know yet is uploaded as the row that samples it (batch.tokens below 0).
+ *
+ * A step of nothing but decodes, without logprobs, is run as a graph: one is recorded the first time that (B, width of the
+ * block table, sampling stages, slot) occurs, and repeated from then on. */
 #pragma once
 
 #include "engine/model.h"
 #include "engine/request.h"
+
+enum { RUNNER_SLOTS = SCHED_MAX_FLIGHTS };
 
 struct runner_options {
     const char *backend;
@@ -14,8 +25,31 @@ struct runner_options {
     int max_tokens, max_rows, max_seqs; /* of a step: T, R, B */
     int max_model_len;
     int block_size; /* P */
-    int n_blocks;
     int max_logprobs;
+    bool use_graphs;
+};
+
+struct row_of { /* which request and which position a logits row belongs to */
+    struct request *request;
+    int position;
+};
+
+struct flight { /* one step on its way; host memory is the device's to read and write until it has landed */
+    int32_t *batch;                 /* owned, pinned: the arrays of struct batch, one after the other */
+    int32_t *ids;                   /* owned, pinned [max_rows] sampled */
+    int32_t *device_ids;            /* device [max_rows] sampled, then the targets of prompt rows */
+    struct token_logprob *logprobs; /* owned, pinned [max_rows, 1 + max_logprobs] */
+    int *n_top;                     /* owned [max_rows] below 0: no logprobs of that row */
+    struct row_of *rows;            /* owned [max_rows] */
+    int *order;                     /* owned [max_seqs] the plan's items as they lie in the batch: decodes first */
+    int *row_of_item;               /* owned [max_seqs] of the plan's item: its sampled row, or -1 */
+    int n_sampled, R;
+    int stride; /* of logprobs; 0: none */
+};
+
+struct graph_key {
+    int B, max_blocks, slot;
+    unsigned stages;
 };
 
 struct runner {
@@ -24,23 +58,32 @@ struct runner {
     struct model model;
     struct activations a;
     struct kv_cache kv;
-    void *arena;                    /* device: activations */
-    int32_t *device_batch;          /* device: the arrays of struct batch, one after the other */
-    int32_t *host_batch;            /* the same, being filled */
-    struct sample_params *sample;   /* [max_rows] */
-    int32_t *targets;               /* [max_rows] the token whose logprob a row is asked for */
-    int *n_top;                     /* [max_rows] */
-    struct token_logprob *logprobs; /* [max_rows, 1 + max_logprobs] */
-    struct row_of {                 /* which request and which position a logits row belongs to */
-        struct request *request;
-        int position;
-    } * rows; /* [max_rows] */
+    void *arena;                           /* device: activations */
+    int32_t *device_batch;                 /* device: the arrays of struct batch */
+    struct token_logprob *device_logprobs; /* device [max_rows, 1 + max_logprobs] */
+    struct sample_params *sample;          /* owned [max_rows] */
+    struct flight flights[RUNNER_SLOTS];
+    struct {
+        struct graph_key key;
+        struct exec_graph *graph; /* owned */
+        uint64_t used_at;
+    } * graphs; /* owned [MAX_GRAPHS] */
+    int n_graphs;
+    uint64_t clock;
 };
 
+/* Where weights come from: a checkpoint, or NULL for seeded random ones. */
 int runner_open(struct runner *r, const struct runner_options *options, const struct checkpoint *checkpoint,
                 const struct model_config *config, char *err, size_t err_bytes);
+/* Bytes of one KV block, and then the KV pool itself: n_blocks of them, before the first step. */
+size_t runner_block_bytes(const struct runner *r);
+int runner_open_kv(struct runner *r, int n_blocks, char *err, size_t err_bytes);
 void runner_close(struct runner *r); /* accepts a half-opened one */
 
-/* Runs a plan. sampled [plan->n_items]: the token of each item that samples. Logprobs and logits go to the requests'
- * own buffers. 0, or STATUS_DEVICE and a sentence. */
-int runner_step(struct runner *r, const struct plan *plan, int32_t *sampled, char *err, size_t err_bytes);
+/* Enqueues a plan. Slots alternate; the slot's last step has landed. A failure is latched and shows in runner_land. */
+void runner_launch(struct runner *r, int slot, const struct plan *plan);
+
+/* Waits for the step. sampled [plan->n_items]: the token of each item that samples. Logprobs and logits go to the
+ * requests' own buffers. device_seconds: how long the device was at it. 0, or STATUS_DEVICE and a sentence. */
+int runner_land(struct runner *r, int slot, const struct plan *plan, int32_t *sampled, double *device_seconds, char *err,
+                size_t err_bytes);

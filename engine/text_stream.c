@@ -146,7 +146,7 @@ static void drop_returned(struct text_stream *s) {
 
 const char *text_stream_push(struct text_stream *s, int32_t id, size_t *bytes, int *stopped) {
     drop_returned(s);
-    if (s->stopped < 0 && !(s->skip_special && tokenizer_is_special(s->tokenizer, id))) {
+    if (s->tokenizer && s->stopped < 0 && !(s->skip_special && tokenizer_is_special(s->tokenizer, id))) {
         size_t n;
         const char *token = tokenizer_bytes(s->tokenizer, id, &n);
         append_bytes(s, (const uint8_t *)token, n);

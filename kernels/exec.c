@@ -7,6 +7,7 @@
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -184,6 +185,14 @@ void exec_download(struct exec *e, void *host, const void *device, size_t bytes)
     if (bytes) e->ops->download(e, host, device, bytes);
 }
 
+void exec_upload_all(struct exec *e, const struct transfer *transfers, size_t n) {
+    if (e->failed) return;
+    if (e->ops->upload_all)
+        e->ops->upload_all(e, transfers, n);
+    else
+        for (size_t i = 0; i < n; i++) exec_upload(e, transfers[i].device, transfers[i].host, transfers[i].bytes);
+}
+
 bool exec_is_gpu(const struct exec *e) { return e->ops->is_gpu; }
 void exec_memory(const struct exec *e, size_t *free_bytes, size_t *total_bytes) {
     e->ops->memory(e, free_bytes, total_bytes);
@@ -215,7 +224,20 @@ void exec_download_async(struct exec *e, void *host, const void *device, size_t 
 
 void exec_record(struct exec *e, int slot) {
     CHECK_LT((unsigned)slot, EXEC_SLOTS);
-    if (e->ops->record && !e->failed) e->ops->record(e, slot);
+    if (e->failed) return;
+    if (e->ops->record) {
+        e->ops->record(e, slot);
+    } else {
+        struct timespec t;
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        e->marks[slot] = (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+    }
+}
+
+double exec_elapsed(struct exec *e, int from_slot, int to_slot) {
+    CHECK_LT((unsigned)from_slot, EXEC_SLOTS);
+    CHECK_LT((unsigned)to_slot, EXEC_SLOTS);
+    return e->ops->elapsed ? e->ops->elapsed(e, from_slot, to_slot) : e->marks[to_slot] - e->marks[from_slot];
 }
 
 int exec_wait(struct exec *e, int slot, char *err, size_t err_bytes) {

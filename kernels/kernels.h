@@ -51,6 +51,14 @@ void *exec_alloc(struct exec *e, size_t bytes);
 void exec_free(struct exec *e, void *p); /* NULL is fine */
 void exec_upload(struct exec *e, void *device, const void *host, size_t bytes);
 void exec_download(struct exec *e, void *host, const void *device, size_t bytes); /* waits */
+/* Copies many pieces (a checkpoint) as fast as the link goes, with threads of its own, and waits. Sources may be pages of a
+ * mapped file. */
+struct transfer {
+    void *device;
+    const void *host;
+    size_t bytes;
+};
+void exec_upload_all(struct exec *e, const struct transfer *transfers, size_t n);
 /* Bytes of device memory that could be had now, and in all. */
 void exec_memory(const struct exec *e, size_t *free_bytes, size_t *total_bytes);
 bool exec_is_gpu(const struct exec *e);
@@ -65,9 +73,11 @@ void exec_upload_async(struct exec *e, void *device, const void *host, size_t by
 void exec_download_async(struct exec *e, void *host, const void *device, size_t bytes);
 /* exec_record marks a point behind everything enqueued so far; exec_wait waits until the device has passed the last
  * mark of that slot. 0, or STATUS_DEVICE as exec_finish. */
-enum { EXEC_SLOTS = 4 };
+enum { EXEC_SLOTS = 8 };
 void exec_record(struct exec *e, int slot);
 int exec_wait(struct exec *e, int slot, char *err, size_t err_bytes);
+/* Seconds of device time from one mark to a later one; both have been passed. */
+double exec_elapsed(struct exec *e, int from_slot, int to_slot);
 
 /* A graph is a recorded run of ops that one call repeats: between begin and end, ops are recorded and not run. Arguments
  * are recorded by value, so whatever changes from run to run must change in the memory that they point to.

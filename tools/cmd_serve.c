@@ -20,9 +20,9 @@ int cmd_serve(int argc, char **argv);
 struct serve_flags {
     struct option_list names, keys;
     const char *policy, *generation_config, *reasoning_parser, *tool_parser, *template_kwargs;
-    const char *load_format, *quantization, *speculative, *log_format, *log_level, *cors;
+    const char *speculative, *log_format, *log_level, *cors;
     int seed, max_queued, tensor_parallel, pipeline_parallel, data_parallel;
-    bool expert_parallel, enforce_eager, trust_remote_code, disable_log_requests;
+    bool expert_parallel, trust_remote_code, disable_log_requests;
     double header_timeout, body_timeout, idle_timeout, write_timeout;
     const char *config;
 };
@@ -46,10 +46,6 @@ static int refuse_unsupported(const struct serve_flags *f) {
             "model here; expected 1");
     if (f->expert_parallel) return refuse("--enable-expert-parallel: there are no models with experts here yet");
     if (!is_off(f->speculative)) return refuse("--speculative-config: speculative decoding is not supported");
-    if (!is_off(f->quantization))
-        return refuse("--quantization: quantised checkpoints are not supported; expected none");
-    if (strcmp(f->load_format, "safetensors") && !is_off(f->load_format))
-        return refuse("--load-format: expected auto or safetensors");
     return 0;
 }
 
@@ -124,7 +120,6 @@ int cmd_serve(int argc, char **argv) {
         .generation_config = "auto",
         .reasoning_parser = "qwen3",
         .tool_parser = "hermes",
-        .load_format = "auto",
         .log_format = "text",
         .log_level = "info",
         .cors = "*",
@@ -176,8 +171,6 @@ int cmd_serve(int argc, char **argv) {
         FLAG(DOUBLE, "drain-timeout", &server.drain_timeout_seconds, "SECONDS", "for running requests after SIGTERM",
              .low = 0, .high = day),
         ENGINE_FLAGS(server.engine),
-        FLAG(DOUBLE, "gpu-memory-utilization", &server.engine.gpu_memory_utilization, "X",
-             "share of a GPU's memory to use", .low = 0.01, .high = 1),
         FLAG(INT, "long-prefill-token-threshold", &server.engine.long_prefill_token_threshold, "N",
              "longest piece of one prompt in a step; 0: none", .low = 0, .high = 1 << 22),
         FLAG(BOOL, "enable-chunked-prefill", &server.engine.enable_chunked_prefill, NULL,
@@ -202,14 +195,11 @@ int cmd_serve(int argc, char **argv) {
         FLAG(STRING, "log-level", &f.log_level, "NAME", "the least important lines", .choices = levels),
         FLAG(BOOL, "disable-log-requests", &f.disable_log_requests, NULL, "no line per request"),
         FLAG_TITLE("Accepted for vLLM's command lines"),
-        FLAG(STRING, "load-format", &f.load_format, "NAME", "auto or safetensors"),
-        FLAG(STRING, "quantization", &f.quantization, "NAME", "none only"),
         FLAG(INT, "tensor-parallel-size", &f.tensor_parallel, "N", "1 only", .low = 1, .high = 1024, .alias = "tp"),
         FLAG(INT, "pipeline-parallel-size", &f.pipeline_parallel, "N", "1 only", .low = 1, .high = 1024, .alias = "pp"),
         FLAG(INT, "data-parallel-size", &f.data_parallel, "N", "1 only", .low = 1, .high = 1024, .alias = "dp"),
         FLAG(BOOL, "enable-expert-parallel", &f.expert_parallel, NULL, "off only"),
         FLAG(STRING, "speculative-config", &f.speculative, "JSON", "none only"),
-        FLAG(BOOL, "enforce-eager", &f.enforce_eager, NULL, "changes nothing: there are no graphs to capture"),
         FLAG(BOOL, "trust-remote-code", &f.trust_remote_code, NULL, "changes nothing: no code of a model is ever run"),
         {0},
     };

@@ -16,8 +16,16 @@
         FLAG(INT, "max-num-batched-tokens", &(o).max_num_batched_tokens, "N", "tokens in one step, at most", .low = 1, \
              .high = 1 << 17),                                                                                         \
         FLAG(INT, "block-size", &(o).block_size, "N", "tokens per KV block", .low = 1, .high = 256),                   \
+        FLAG(STRING, "device", &(o).backend, "NAME", "cpu or cuda", .shown = "cuda where there is a GPU"),              \
+        FLAG(STRING, "quantization", &(o).quantization, "NAME", "awq or awq_marlin: expect an AWQ checkpoint",         \
+             .shown = "the checkpoint's"),                                                                             \
+        FLAG(STRING, "load-format", &(o).load_format, "NAME", "auto, safetensors, or dummy: random weights",           \
+             .shown = "auto"),                                                                                         \
+        FLAG(DOUBLE, "gpu-memory-utilization", &(o).gpu_memory_utilization, "X", "share of a GPU's memory to use",     \
+             .low = 0.01, .high = 1),                                                                                  \
+        FLAG(BOOL, "enforce-eager", &(o).enforce_eager, NULL, "no CUDA graphs"),                                       \
         FLAG(SIZE, "kv-cache-memory-bytes", &(o).kv_cache_memory_bytes, "BYTES", "memory of the KV pool",              \
-             .shown = "up to a quarter of what is free"),                                                              \
+             .shown = "GPU: the rest of its share; CPU: up to a quarter of what is free"),                             \
         FLAG(INT, "num-gpu-blocks-override", &(o).num_blocks_override, "N", "exactly so many KV blocks", .low = 0,     \
              .high = 1 << 28, .shown = "from the memory"),                                                             \
         FLAG(BOOL, "enable-prefix-caching", &(o).enable_prefix_caching, NULL, "reuse the KV of repeated prefixes"),    \

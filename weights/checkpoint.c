@@ -296,6 +296,16 @@ static void add_fault(struct faults *faults, const char *format, ...) {
     va_end(args);
 }
 
+static bool has_suffix(const char *name, const char *suffix) {
+    const size_t n = strlen(name), m = strlen(suffix);
+    return n >= m && !strcmp(name + n - m, suffix);
+}
+
+/* Packed weights and zero points. */
+static bool is_integers(const char *name) {
+    return has_suffix(name, ".qweight") || has_suffix(name, ".qzeros");
+}
+
 static void check_expected(struct faults *faults, const struct checkpoint *c, const struct model_config *config,
                            int i) {
     char name[MODEL_TENSOR_NAME], expected[192], found[192];
@@ -308,7 +318,11 @@ static void check_expected(struct faults *faults, const struct checkpoint *c, co
     else if (t->n_dims != n_dims || memcmp(t->dims, dims, (size_t)n_dims * sizeof *dims))
         add_fault(faults, "tensor %s: expected shape %s as config.json implies, found %s", name, expected,
                   show_shape(t->dims, t->n_dims, found, sizeof found));
-    else if (t->dtype != DTYPE_F32 && t->dtype != DTYPE_BF16 && t->dtype != DTYPE_F16)
+    else if (is_integers(name) && t->dtype != DTYPE_I32)
+        add_fault(faults, "tensor %s: expected dtype int32, found %s", name, dtype_name(t->dtype));
+    else if (has_suffix(name, ".scales") && t->dtype != DTYPE_F16)
+        add_fault(faults, "tensor %s: expected dtype float16, found %s", name, dtype_name(t->dtype));
+    else if (!is_integers(name) && t->dtype != DTYPE_F32 && t->dtype != DTYPE_BF16 && t->dtype != DTYPE_F16)
         add_fault(faults, "tensor %s: expected dtype float32, bfloat16 or float16, found %s", name,
                   dtype_name(t->dtype));
 }

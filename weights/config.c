@@ -11,6 +11,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/stat.h>
 
 #define MAX_COUNT  (1 << 20)
@@ -150,16 +151,70 @@ static double read_rope_object(struct reader *r, const char *name, double theta)
     return theta;
 }
 
+/* modules_to_not_convert: null or a list of words. */
+static void read_skipped(struct reader *r, struct model_quantization *q) {
+    char found[64];
+    const cJSON *word, *list = json_find(r->object, "modules_to_not_convert");
+    if (!list || cJSON_IsNull(list)) return;
+    if (!cJSON_IsArray(list)) {
+        refuse(r, STATUS_INVALID, "modules_to_not_convert: expected a list or null, found %s",
+               json_show(list, found, sizeof found));
+        return;
+    }
+    cJSON_ArrayForEach(word, list) {
+        if (!cJSON_IsString(word) || !*word->valuestring || strlen(word->valuestring) >= sizeof q->skipped[0])
+            refuse(r, STATUS_INVALID, "modules_to_not_convert: expected names of 1 to %zu bytes, found %s",
+                   sizeof q->skipped[0] - 1, json_show(word, found, sizeof found));
+        else if (q->n_skipped == MODEL_MAX_SKIPPED)
+            refuse(r, STATUS_TOO_LARGE, "modules_to_not_convert: expected at most %d names, found more",
+                   MODEL_MAX_SKIPPED);
+        if (r->status) return;
+        snprintf(q->skipped[q->n_skipped++], sizeof q->skipped[0], "%s", word->valuestring);
+    }
+}
+
+/* quantization_config: AutoAWQ's "gemm" form with 4 bits, groups of 128 and zero points, which is what Qwen publishes.
+ * Other forms pack the same bits in another order, so reading them as this one would give noise: refused by name. */
+static void read_quantization(struct reader *r, struct model_config *config) {
+    char found[64];
+    struct model_quantization *q = &config->quantization;
+    const cJSON *object = json_find(r->object, "quantization_config");
+    if (!object || cJSON_IsNull(object)) return;
+    struct reader inner = *r;
+    inner.object = object;
+    const char *method = cJSON_IsObject(object) ? read_string(&inner, "quant_method", NULL) : NULL;
+    if (!method || strcmp(method, "awq"))
+        refuse(&inner, STATUS_UNSUPPORTED,
+               "quantization_config.quant_method: expected \"awq\", found %s; use an AWQ or an unquantised checkpoint",
+               json_show(cJSON_IsObject(object) ? json_find(object, "quant_method") : object, found, sizeof found));
+    const char *version = read_string(&inner, "version", "gemm");
+    if (!inner.status && strcasecmp(version, "gemm"))
+        refuse(&inner, STATUS_UNSUPPORTED,
+               "quantization_config.version: expected \"gemm\", found \"%s\" (llm-awq's v2 and gemv pack the weights in "
+               "another order); use a checkpoint made by AutoAWQ",
+               json_quote(version, found, sizeof found));
+    const int bits = (int)read_int(&inner, "bits", 1, 32, 4), group = (int)read_int(&inner, "group_size", -1, 1 << 20, 128);
+    if (bits != 4) refuse(&inner, STATUS_UNSUPPORTED, "quantization_config.bits: expected 4, found %d", bits);
+    if (group != 128)
+        refuse(&inner, STATUS_UNSUPPORTED, "quantization_config.group_size: expected 128, found %d", group);
+    if (!read_bool(&inner, "zero_point", true))
+        refuse(&inner, STATUS_UNSUPPORTED, "quantization_config.zero_point: expected true, found false");
+    *q = (struct model_quantization){.method = QUANTIZATION_AWQ, .group = group};
+    read_skipped(&inner, q);
+    r->status = inner.status;
+    const int widths[] = {config->hidden, config->n_heads * config->head_dim, config->ffn};
+    for (int i = 0; i < 3; i++)
+        if (widths[i] % group)
+            refuse(r, STATUS_UNSUPPORTED, "quantization_config: expected widths that are multiples of %d, found %d", group,
+                   widths[i]);
+    if (config->n_kv_heads * config->head_dim % 16)
+        refuse(r, STATUS_UNSUPPORTED, "quantization_config: expected a multiple of 16 rows in k_proj, found %d",
+               config->n_kv_heads * config->head_dim);
+}
+
 /* What changes the mathematics and is not built. */
 static void refuse_unsupported(struct reader *r, const struct model_config *config) {
     char found[64];
-    const cJSON *quantization = json_find(r->object, "quantization_config");
-    if (quantization && !cJSON_IsNull(quantization)) {
-        const cJSON *method = json_find(quantization, "quant_method");
-        refuse(r, STATUS_UNSUPPORTED,
-               "quantization_config: expected none, found method %s; use the model's bfloat16 checkpoint",
-               json_show(method, found, sizeof found));
-    }
     if (read_bool(r, "use_sliding_window", false))
         refuse(r, STATUS_UNSUPPORTED,
                "use_sliding_window: expected false, found true; sliding windows are not supported");
@@ -262,6 +317,7 @@ int model_config_load(struct model_config *config, const char *folder, char *err
         config->rope_theta = (float)read_rope_object(&r, "rope_scaling", theta);
         config->tied = read_bool(&r, "tie_word_embeddings", false);
         refuse_unsupported(&r, config);
+        if (!r.status) read_quantization(&r, config);
         config->dtype = read_dtype(&r, folder);
     }
     cJSON_Delete(root);

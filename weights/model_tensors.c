@@ -1,5 +1,7 @@
 /* model_tensors.c - which tensors a model has, and their shapes: one table for the dense Qwen decoders.
  *
+ * A row is one tensor of the unquantised model. Where a linear layer is quantised, three tensors stand for its weight.
+ *
  * A name with '*' stands once per layer. A shape is one word per dimension, a word being a product of the legend's
  * letters (V vocabulary, C hidden, H query heads, K KV heads, D head dim, F feed-forward). Whatever needs to know the
  * tensors reads them here: the check of a checkpoint, the loader, the parameter count. */
@@ -55,6 +57,19 @@ static int row_copies(const struct row *row, const struct model_config *config) 
     return strchr(row->name, '*') ? config->n_layers : 1;
 }
 
+/* Linear layers of the decoder, which quantisation is about. */
+static bool row_is_linear(const struct row *row) {
+    return strstr(row->name, "_proj.weight") != NULL;
+}
+
+bool model_is_quantized(const struct model_config *config, const char *name) {
+    const struct model_quantization *q = &config->quantization;
+    if (q->method == QUANTIZATION_NONE || !strstr(name, "_proj")) return false;
+    for (int i = 0; i < q->n_skipped; i++)
+        if (strstr(name, q->skipped[i])) return false;
+    return true;
+}
+
 static int64_t letter_value(char letter, const struct model_config *config) {
     switch (letter) {
     case 'V':
@@ -86,6 +101,62 @@ static int row_shape(const struct row *row, const struct model_config *config, i
     return n + 1;
 }
 
+/* The parts that a quantised weight [N, K] consists of. */
+static const char *const PARTS[] = {"qweight", "qzeros", "scales"};
+enum { N_PARTS = 3 };
+
+/* The shape of one part, from the shape [N, K] of the weight. */
+static void part_shape(int part, const struct model_config *config, int64_t dims[TENSOR_MAX_DIMS]) {
+    const int64_t N = dims[0], K = dims[1];
+    dims[0] = part == 0 ? K : K / config->quantization.group;
+    dims[1] = part == 2 ? N : N / 8;
+}
+
+/* The layer's copy of the row's name. */
+static void row_name(const struct row *row, int layer, char name[MODEL_TENSOR_NAME]) {
+    const char *star = strchr(row->name, '*');
+    if (star)
+        snprintf(name, MODEL_TENSOR_NAME, "%.*s%d%s", (int)(star - row->name), row->name, layer, star + 1);
+    else
+        snprintf(name, MODEL_TENSOR_NAME, "%s", row->name);
+}
+
+/* How many tensors the row's weight in one layer is; `name` is written. */
+static int row_parts(const struct row *row, const struct model_config *config, int layer,
+                     char name[MODEL_TENSOR_NAME]) {
+    row_name(row, layer, name);
+    return row_is_linear(row) && model_is_quantized(config, name) ? N_PARTS : 1;
+}
+
+int model_n_tensors(const struct model_config *config) {
+    char name[MODEL_TENSOR_NAME];
+    int n = 0;
+    for (size_t i = 0; i < N_ROWS; i++)
+        for (int layer = 0; layer < row_copies(&DENSE[i], config); layer++)
+            n += row_parts(&DENSE[i], config, layer, name);
+    return n;
+}
+
+int model_tensor(const struct model_config *config, int i, char name[MODEL_TENSOR_NAME],
+                 int64_t dims[TENSOR_MAX_DIMS]) {
+    CHECK_LE(0, i);
+    for (size_t row = 0; row < N_ROWS; row++)
+        for (int layer = 0; layer < row_copies(&DENSE[row], config); layer++) {
+            const int n_parts = row_parts(&DENSE[row], config, layer, name);
+            if (i >= n_parts) {
+                i -= n_parts;
+                continue;
+            }
+            const int n_dims = row_shape(&DENSE[row], config, dims);
+            if (n_parts == 1) return n_dims;
+            strcpy(strrchr(name, '.') + 1, PARTS[i]); /* "qweight" is a letter longer than "weight": names have room */
+            part_shape(i, config, dims);
+            return n_dims;
+        }
+    CHECK(!"a tensor that the model has");
+    return 0;
+}
+
 /* Whether `name` is the pattern with one of 0..n_layers-1, in plain decimal, for its '*'. */
 static bool name_matches(const char *pattern, const char *name, int n_layers) {
     const char *star = strchr(pattern, '*');
@@ -98,32 +169,23 @@ static bool name_matches(const char *pattern, const char *name, int n_layers) {
     return atoi(digits) < n_layers && !strcmp(star + 1, digits + n_digits);
 }
 
-int model_n_tensors(const struct model_config *config) {
-    int n = 0;
-    for (size_t i = 0; i < N_ROWS; i++) n += row_copies(&DENSE[i], config);
-    return n;
-}
-
-int model_tensor(const struct model_config *config, int i, char name[MODEL_TENSOR_NAME],
-                 int64_t dims[TENSOR_MAX_DIMS]) {
-    CHECK_LE(0, i);
-    const struct row *row = DENSE;
-    for (; i >= row_copies(row, config); row++) {
-        i -= row_copies(row, config);
-        CHECK_LT(row - DENSE, (int)N_ROWS - 1);
-    }
-    const char *star = strchr(row->name, '*');
-    if (star)
-        snprintf(name, MODEL_TENSOR_NAME, "%.*s%d%s", (int)(star - row->name), row->name, i, star + 1);
-    else
-        snprintf(name, MODEL_TENSOR_NAME, "%s", row->name);
-    return row_shape(row, config, dims);
-}
-
 int model_tensor_shape(const struct model_config *config, const char *name, int64_t dims[TENSOR_MAX_DIMS]) {
-    for (size_t i = 0; i < N_ROWS; i++)
-        if (row_applies(&DENSE[i], config) && name_matches(DENSE[i].name, name, config->n_layers))
-            return row_shape(&DENSE[i], config, dims);
+    char whole[MODEL_TENSOR_NAME]; /* the weight that it is, or is a part of */
+    const char *dot = strrchr(name, '.');
+    int part = -1;
+    for (int i = 0; dot && i < N_PARTS; i++)
+        if (!strcmp(dot + 1, PARTS[i])) part = i;
+    if (strlen(name) >= sizeof whole - 1) return 0;
+    snprintf(whole, sizeof whole, "%s", name);
+    if (part >= 0) strcpy(whole + (dot - name) + 1, "weight");
+    for (size_t i = 0; i < N_ROWS; i++) {
+        if (!row_applies(&DENSE[i], config) || !name_matches(DENSE[i].name, whole, config->n_layers)) continue;
+        const bool quantized = row_is_linear(&DENSE[i]) && model_is_quantized(config, whole);
+        if (quantized != (part >= 0)) return 0;
+        const int n_dims = row_shape(&DENSE[i], config, dims);
+        if (quantized) part_shape(part, config, dims);
+        return n_dims;
+    }
     return 0;
 }
 

@@ -27,6 +27,17 @@ int model_find(const char *name, char *path, size_t path_bytes, char *err, size_
 enum model_arch { ARCH_QWEN2, ARCH_QWEN3, ARCH_COUNT };
 
 #define MODEL_MAX_EOS 16
+#define MODEL_MAX_SKIPPED 16
+
+/* quantization_config: the linear layers of the decoder are in AutoAWQ's "gemm" form, but for those that a word of
+ * `skipped` (modules_to_not_convert) occurs in the name of. Embedding and lm_head never are. */
+enum quantization { QUANTIZATION_NONE, QUANTIZATION_AWQ };
+struct model_quantization {
+    enum quantization method;
+    int group; /* inputs that share a scale and a zero point: 128 */
+    int n_skipped;
+    char skipped[MODEL_MAX_SKIPPED][64];
+};
 
 struct model_config {
     enum model_arch arch;
@@ -45,6 +56,7 @@ struct model_config {
     bool tied;             /* tie_word_embeddings: lm_head is the embedding */
     bool qkv_bias;         /* Qwen2: yes; Qwen3: no */
     bool qk_norm;          /* Qwen3: yes; Qwen2: no */
+    struct model_quantization quantization;
 };
 
 /* Reads FOLDER/config.json, or `folder` itself where that is a file. Both the classic form (torch_dtype, rope_theta,
@@ -54,7 +66,7 @@ struct model_config {
  * dtype="auto": that of the embedding, and float32 where there is no checkpoint either.
  *
  * Bounds: every count is positive and at most 2^20 (vocab 2^22, layers 1024), H % K == 0, D even and <= 256. Refused
- * by name: unknown architectures, quantization_config, a rope type other than default, sliding windows that are on,
+ * by name: unknown architectures, quantisation other than AutoAWQ's "gemm" form (GPTQ, llm-awq's, ...), a rope type other than default, sliding windows that are on,
  * attention_bias in Qwen3 (it adds a bias to o_proj), activations other than silu. */
 int model_config_load(struct model_config *config, const char *folder, char *err, size_t err_bytes);
 
@@ -118,6 +130,10 @@ void safetensors_free(struct tensor *tensors, size_t n);
  * Hugging Face wants it. Order and alignment are made here; names must be unique and `bytes` must fit shape and dtype. */
 int safetensors_write(const char *path, const struct tensor *tensors, size_t n, char *err, size_t err_bytes);
 
+/* Whether the linear layer of this name ("model.layers.3.mlp.up_proj", with or without ".weight") is quantised: its
+ * weight [N, K] is then three tensors, .qweight [K, N / 8] i32, .qzeros [K / group, N / 8] i32, .scales [K / group, N]. */
+bool model_is_quantized(const struct model_config *config, const char *name);
+
 /* The tensors that `config` implies, from one table: model_n_tensors() of them, each with its Hugging Face name and
  * shape. model_tensor() writes the i-th (MODEL_TENSOR_NAME bytes suffice for any name) and returns its number of
  * dimensions; model_tensor_shape() looks one up by name and returns 0 if the model has none of that name. Layer 0 comes
@@ -128,7 +144,8 @@ int model_tensor(const struct model_config *config, int i, char name[MODEL_TENSO
 int model_tensor_shape(const struct model_config *config, const char *name, int64_t dims[TENSOR_MAX_DIMS]);
 
 /* That the checkpoint holds exactly the tensors that `config` implies: none missing, none surplus (a tied model may
- * carry lm_head.weight; rotary inv_freq buffers are ignored), each of the shape and of a float dtype. The first fault
+ * carry lm_head.weight; rotary inv_freq buffers are ignored), each of the shape and of a float dtype (qweight and qzeros
+ * of int32, scales of float16). The first fault
  * is the sentence; "and N more" is added. */
 int checkpoint_check(const struct checkpoint *c, const struct model_config *config, char *err, size_t err_bytes);
 

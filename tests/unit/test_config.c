@@ -133,8 +133,8 @@ Test(config, refused) {
     refused("\"tie_word_embeddings\":1", STATUS_INVALID, "tie_word_embeddings: expected true or false, found 1");
     refused("\"torch_dtype\":\"float64\"", STATUS_UNSUPPORTED,
             "dtype: expected float32, bfloat16 or float16, found \"float64\"");
-    refused("\"quantization_config\":{\"quant_method\":\"awq\",\"bits\":4}", STATUS_UNSUPPORTED,
-            "quantization_config: expected none, found method \"awq\"; use the model's bfloat16 checkpoint");
+    refused("\"quantization_config\":{\"quant_method\":\"gptq\",\"bits\":4}", STATUS_UNSUPPORTED,
+            "quantization_config.quant_method: expected \"awq\", found \"gptq\"; use an AWQ or an unquantised checkpoint");
     refused("\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4.0}", STATUS_UNSUPPORTED,
             "rope_scaling.rope_type: expected \"default\", the only rotary embedding supported, found \"yarn\"");
     refused("\"rope_scaling\":{\"type\":\"linear\",\"factor\":4.0}", STATUS_UNSUPPORTED,
