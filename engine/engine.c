@@ -185,7 +185,7 @@ static int open_configuration(struct engine *e, bool dummy, char *err, size_t er
         return fail(err, err_bytes, STATUS_INVALID,
                     "%s is a shape file, which has no tokenizer: give a checkpoint folder, or run it with tandem bench",
                     e->path);
-    if (!shape_file) {
+    if (!o->token_ids_only) {
         if ((status = tokenizer_open(&e->tokenizer, e->path, err, err_bytes))) return status;
         if (tokenizer_size(e->tokenizer) > info->model.vocab)
             return fail(err, err_bytes, STATUS_INVALID,

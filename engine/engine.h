@@ -52,7 +52,7 @@ struct engine_options {
     const char *load_format;            /* NULL or "auto": the checkpoint; "dummy": seeded random weights, for benchmarks */
     const char *quantization;           /* NULL: what the checkpoint says; "awq", "awq_marlin": it must be AWQ */
     bool enforce_eager;                 /* no CUDA graphs */
-    bool token_ids_only;                /* prompts come as ids: a shape file, which has no tokenizer, will do */
+    bool token_ids_only;                /* prompts come as ids: no tokenizer is opened, and a shape file will do */
     bool enable_prefix_caching;
     bool enable_chunked_prefill;
     enum sched_policy policy;
@@ -80,7 +80,7 @@ struct engine_info {
     bool prefix_caching;
 };
 const struct engine_info *engine_info(const struct engine *e);
-const struct tokenizer *engine_tokenizer(const struct engine *e); /* NULL for a shape file */
+const struct tokenizer *engine_tokenizer(const struct engine *e); /* NULL with token_ids_only */
 
 /* ---- requests ---------------------------------------------------------------------------------------------------- */
 

@@ -35,6 +35,7 @@ int cmd_logits(int argc, char **argv) {
     };
     struct engine_options engine = engine_default_options();
     engine.max_num_seqs = 1;
+    engine.token_ids_only = true;
     const char *list = NULL, *output = NULL;
     const struct option_spec specs[] = {
         FLAG(STRING, "token-ids", &list, "IDS", "comma-separated token ids"),

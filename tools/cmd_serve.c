@@ -171,8 +171,6 @@ int cmd_serve(int argc, char **argv) {
         FLAG(DOUBLE, "drain-timeout", &server.drain_timeout_seconds, "SECONDS", "for running requests after SIGTERM",
              .low = 0, .high = day),
         ENGINE_FLAGS(server.engine),
-        FLAG(INT, "long-prefill-token-threshold", &server.engine.long_prefill_token_threshold, "N",
-             "longest piece of one prompt in a step; 0: none", .low = 0, .high = 1 << 22),
         FLAG(BOOL, "enable-chunked-prefill", &server.engine.enable_chunked_prefill, NULL,
              "cut long prompts into several steps"),
         FLAG(STRING, "scheduling-policy", &f.policy, "NAME", "order of waiting requests", .choices = policies),

@@ -15,6 +15,8 @@
         FLAG(INT, "max-num-seqs", &(o).max_num_seqs, "N", "sequences in one step, at most", .low = 1, .high = 4096),   \
         FLAG(INT, "max-num-batched-tokens", &(o).max_num_batched_tokens, "N", "tokens in one step, at most", .low = 1, \
              .high = 1 << 17),                                                                                         \
+        FLAG(INT, "long-prefill-token-threshold", &(o).long_prefill_token_threshold, "N",                              \
+             "longest piece of one prompt in a step; 0: no bound", .low = 0, .high = 1 << 22),                         \
         FLAG(INT, "block-size", &(o).block_size, "N", "tokens per KV block", .low = 1, .high = 256),                   \
         FLAG(STRING, "device", &(o).backend, "NAME", "cpu or cuda", .shown = "cuda where there is a GPU"),              \
         FLAG(STRING, "quantization", &(o).quantization, "NAME", "awq or awq_marlin: expect an AWQ checkpoint",         \
