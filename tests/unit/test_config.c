@@ -170,6 +170,39 @@ Test(config, refused) {
 }
 
 /* Absent dtype: the embedding's, and float32 where there is no checkpoint. */
+#define AWQ(more) "\"hidden_size\":256,\"intermediate_size\":384,\"quantization_config\":{\"quant_method\":\"awq\"" more "}"
+
+Test(config, awq) {
+    cr_assert_eq(load(AWQ("")), 0, "%s", err);
+    cr_expect_eq(config.quantization.method, QUANTIZATION_AWQ);
+    cr_expect_eq(config.quantization.group, 128);
+    cr_expect(model_is_quantized(&config, "model.layers.1.mlp.up_proj.weight"));
+    cr_expect(!model_is_quantized(&config, "lm_head"));
+    cr_expect(!model_is_quantized(&config, "model.layers.0.self_attn.q_norm"));
+    cr_assert_eq(load(AWQ(",\"bits\":4,\"group_size\":128,\"zero_point\":true,\"version\":\"GEMM\","
+                          "\"modules_to_not_convert\":[\"layers.0.\",\"down_proj\"]")), 0, "%s", err);
+    cr_expect_eq(config.quantization.n_skipped, 2);
+    cr_expect(!model_is_quantized(&config, "model.layers.0.mlp.up_proj"));
+    cr_expect(model_is_quantized(&config, "model.layers.1.mlp.up_proj"));
+    cr_expect(!model_is_quantized(&config, "model.layers.1.mlp.down_proj"));
+
+    refused(AWQ(",\"version\":\"gemv\""), STATUS_UNSUPPORTED,
+            "quantization_config.version: expected \"gemm\", found \"gemv\" (llm-awq's v2 and gemv pack the weights in "
+            "another order); use a checkpoint made by AutoAWQ");
+    refused(AWQ(",\"bits\":8"), STATUS_UNSUPPORTED, "quantization_config.bits: expected 4, found 8");
+    refused(AWQ(",\"group_size\":64"), STATUS_UNSUPPORTED, "quantization_config.group_size: expected 128, found 64");
+    refused(AWQ(",\"zero_point\":false"), STATUS_UNSUPPORTED,
+            "quantization_config.zero_point: expected true, found false");
+    refused(AWQ(",\"modules_to_not_convert\":\"lm_head\""), STATUS_INVALID,
+            "modules_to_not_convert: expected a list or null, found \"lm_head\"");
+    refused(AWQ(",\"modules_to_not_convert\":[\"\"]"), STATUS_INVALID,
+            "modules_to_not_convert: expected names of 1 to 63 bytes, found \"\"");
+    refused("\"quantization_config\":{\"quant_method\":\"awq\"}", STATUS_UNSUPPORTED,
+            "quantization_config: expected widths that are multiples of 128, found 64");
+    refused("\"quantization_config\":[]", STATUS_UNSUPPORTED,
+            "quantization_config.quant_method: expected \"awq\", found an array; use an AWQ or an unquantised checkpoint");
+}
+
 Test(config, dtype_of_the_checkpoint) {
     static const float zeros[4];
     char path[PATH_MAX];

@@ -503,6 +503,49 @@ Test(safetensors, check) {
     cr_expect_eq(check(&m, &config), 0, "mixed float dtypes are fine: %s", err);
 }
 
+Test(safetensors, check_awq) {
+    struct model m;
+    struct model_config config = SMALL;
+    int64_t dims[TENSOR_MAX_DIMS];
+    config.n_layers = 1;
+    config.hidden = config.ffn = 128;
+    config.n_heads = config.n_kv_heads = 1, config.head_dim = 128;
+    config.quantization =
+        (struct model_quantization){.method = QUANTIZATION_AWQ, .group = 128, .n_skipped = 1, .skipped = {"up_proj"}};
+    cr_assert_eq(model_n_tensors(&config), 2 + 4 + 6 * 3 + 1);
+    cr_expect_eq(model_tensor_shape(&config, "model.layers.0.mlp.down_proj.qweight", dims), 2);
+    cr_expect(dims[0] == 128 && dims[1] == 16);
+    cr_expect_eq(model_tensor_shape(&config, "model.layers.0.mlp.down_proj.scales", dims), 2);
+    cr_expect(dims[0] == 1 && dims[1] == 128);
+    cr_expect_eq(model_tensor_shape(&config, "model.layers.0.mlp.down_proj.weight", dims), 0);
+    cr_expect_eq(model_tensor_shape(&config, "model.layers.0.mlp.up_proj.qweight", dims), 0);
+    cr_expect_eq(model_tensor_shape(&config, "model.layers.0.mlp.up_proj.weight", dims), 2);
+
+    static const char zeros[128 * 128 * 2];
+    memset(&m, 0, sizeof m);
+    m.n = model_n_tensors(&config);
+    for (int i = 0; i < m.n; i++) {
+        struct tensor *t = &m.t[i];
+        t->n_dims = model_tensor(&config, i, m.names[i], t->dims);
+        t->name = m.names[i];
+        t->dtype = strstr(t->name, ".q") && (strstr(t->name, "weight") || strstr(t->name, "zeros")) ? DTYPE_I32 : DTYPE_F16;
+        if (strstr(t->name, "norm")) t->dtype = DTYPE_F16;
+        t->bytes = dtype_bytes(t->dtype);
+        for (int d = 0; d < t->n_dims; d++) t->bytes *= (size_t)t->dims[d];
+        t->data = zeros;
+        cr_assert_leq(t->bytes, sizeof zeros);
+    }
+    cr_expect_eq(check(&m, &config), 0, "%s", err);
+    struct tensor *scales = &m.t[find(&m, "model.layers.0.self_attn.o_proj.scales")];
+    scales->dtype = DTYPE_BF16;
+    refused_model(&m, &config,
+                  "tensor model.layers.0.self_attn.o_proj.scales: expected dtype float16, found bfloat16");
+    scales->dtype = DTYPE_F16;
+    struct tensor *zero = &m.t[find(&m, "model.layers.0.self_attn.o_proj.qzeros")];
+    zero->dtype = DTYPE_F32;
+    refused_model(&m, &config, "tensor model.layers.0.self_attn.o_proj.qzeros: expected dtype int32, found float32");
+}
+
 Test(safetensors, check_qwen2) {
     struct model m;
     struct model_config config = SMALL;
