@@ -14,7 +14,8 @@
  *         O' = V' P         [D, rows]
  *         m, l, O = fold of the running (m, l, O) and the split's (m', l', O')
  *     o = O / l
- * S carries a factor log2(e), so that powers are of two.
+ * S carries a factor log2(e), so that powers are of two. With a k_bias (kernels.h), S = K Q' + R C', where row p of R is
+ * (cos p, sin p) and C has a row for each of Q's.
  *
  * Order: splits lie at absolute positions and are folded in turn; within one, every score, l' and every output is one
  * sum in one order (d, p ascending; that of the matrix unit is in attention_amx.c). A position that a row does not see
@@ -42,6 +43,9 @@ static size_t carve(struct workspace *w, float *scratch, size_t D) {
     TAKE(v_row, SPLIT * pointer);
     TAKE(k_scale, SPLIT);
     TAKE(v_scale, SPLIT);
+    TAKE(c, UNIT_TILES * D * TILE_ROWS);
+    TAKE(bias_score, SPLIT * TILE_ROWS);
+    TAKE(key_scale, SPLIT);
 #undef TAKE
     return at;
 }
@@ -62,6 +66,7 @@ static void find_rows(const struct unit *u, struct workspace *w, int first, int 
     float scale = LOG2_E / sqrtf((float)u->D);
     size_t row_bytes = (size_t)a->D * dtype_bytes(a->dtype);
     bool fp8 = kv_is_fp8(u);
+    float *k_scale = u->op->k_bias ? w->key_scale : w->k_scale;
     for (int i = 0, slot = first % a->P; i < n; slot = 0) {
         char *block = kv_block(kv, u->op->layer, u->op->batch, u->b, first + i);
         const char *k = kv_row(block, a, 0, u->k, slot), *v = kv_row(block, a, 1, u->k, slot);
@@ -70,11 +75,12 @@ static void find_rows(const struct unit *u, struct workspace *w, int first, int 
         for (; i < end; i++, k += row_bytes, v += row_bytes) {
             w->k_row[i] = k;
             w->v_row[i] = v;
-            w->k_scale[i] = fp8 ? *ks++ * scale : scale;
+            k_scale[i] = fp8 ? *ks++ * scale : scale;
             w->v_scale[i] = fp8 ? *vs++ : 1;
         }
     }
     for (int i = n; i % 32; i++) w->k_scale[i] = w->v_scale[i] = 0;
+    for (int i = 0; u->op->k_bias && i < n; i++) w->k_scale[i] = 1;
 }
 
 /* ---- in fp32 vectors -------------------------------------------------------------------------------------------------- */
@@ -131,6 +137,34 @@ static void multiply(float *out, const float *a, size_t i_step, size_t j_step, c
     for (; i < n_i; i++) multiply_some(out + i * TILE_ROWS, a + i * i_step, i_step, j_step, b, n_j, 1, N_VECTORS);
 }
 
+/* C of each tile, as load_queries has Q; times the factor of scores. */
+static void load_bias(const struct unit *u, struct workspace *w) {
+    int D = u->D, half = D / 2, n_tiles = (u->n_rows + TILE_ROWS - 1) / TILE_ROWS;
+    enum dtype act = u->op->e->options.dtype;
+    float b[MAX_D], q[MAX_D], scale = LOG2_E / sqrtf((float)D);
+    row_widen(b, u->op->k_bias + (size_t)u->k * D * dtype_bytes(act), (size_t)D, act);
+    memset(w->c, 0, (size_t)n_tiles * u->D_pad * TILE_ROWS * sizeof *w->c);
+    for (int r = 0; r < u->n_rows; r++) {
+        float *c = w->c + (size_t)(r / TILE_ROWS) * u->D_pad * TILE_ROWS + r % TILE_ROWS;
+        row_widen(q, u->op->q + row_offset(u, r), (size_t)D, act);
+        for (int i = 0, j = half; i < half; i++, j++) {
+            c[i * TILE_ROWS] = (q[i] * b[i] + q[j] * b[j]) * scale;
+            c[j * TILE_ROWS] = (q[j] * b[i] - q[i] * b[j]) * scale;
+        }
+    }
+}
+
+void CPU(attention_add_bias)(const struct unit *u, struct workspace *w, int tile, int first, int n) {
+    int rows = tile_rows(u, tile), D = u->D;
+    multiply(w->bias_score, u->op->cos_sin + (size_t)first * D, (size_t)D, 1, w->c + (size_t)tile * u->D_pad * TILE_ROWS, n, D,
+             rows);
+    for (int p = 0; p < n; p++)
+        for (int v = 0; v < rows; v += LANES) {
+            float *s = w->scores + p * TILE_ROWS + v;
+            vf_store(s, vf_fma(vf_load(s), vf_set1(w->key_scale[p]), vf_load(w->bias_score + p * TILE_ROWS + v)));
+        }
+}
+
 /* One vector of rows. Scores become e^(s - max) of the split, times V's scale; what a row does not see becomes 0. max is
  * -inf for a row that sees none of it. */
 static void softmax(struct workspace *w, const int32_t *seen, int n, int v, float *max, float *sum) {
@@ -161,6 +195,7 @@ static void tile_split(const struct unit *u, struct workspace *w, int tile, int 
     int32_t seen[TILE_ROWS];
     rows_see(u, tile, first, seen);
     multiply(w->scores, w->k, (size_t)D, 1, w->q + (size_t)tile * u->D_pad * TILE_ROWS, n, D, rows);
+    if (u->op->k_bias) CPU(attention_add_bias)(u, w, tile, first, n);
     for (int v = 0; v < n_v * LANES; v += LANES) softmax(w, seen, n, v, max, sum);
     multiply(w->split, w->v, 1, (size_t)D, w->scores, D, n, rows);
     fold_state(w->max + tile * TILE_ROWS, w->sum + tile * TILE_ROWS, max, sum, keep, take, n_v);
@@ -188,6 +223,7 @@ static void run_unit(const struct unit *u, struct workspace *w, bool matrix) {
     int n_tiles = (u->n_rows + TILE_ROWS - 1) / TILE_ROWS, n_all = tile_last(u, n_tiles - 1) + 1;
     for (int i = 0; i < n_tiles * TILE_ROWS; i++) w->max[i] = -INFINITY, w->sum[i] = 0;
     memset(w->out, 0, (size_t)n_tiles * u->D_pad * TILE_ROWS * sizeof *w->out);
+    if (u->op->k_bias) load_bias(u, w);
 #ifdef __AMX_BF16__
     if (matrix) {
         CPU(attention_amx_begin)(u, w);
@@ -239,9 +275,8 @@ static void run_units(void *arg, struct share *share) {
 
 void CPU(attention)(struct exec *e, void *o, const void *q, const struct kv_cache *kv, int layer, const void *k_bias,
                     const struct rope *rope, const struct batch *batch, int H) {
-    CHECK(!k_bias);
-    (void)rope;
-    struct attention op = {.e = e, .o = o, .q = q, .kv = kv, .layer = layer, .H = H, .batch = batch};
+    struct attention op = {.e = e, .o = o, .q = q, .kv = kv, .layer = layer, .H = H, .k_bias = k_bias,
+                           .cos_sin = k_bias ? rope->cos_sin : NULL, .batch = batch};
     int32_t *units = cpu_of(e)->units;
     int K = kv->layout.K, unit_rows = UNIT_TILES * TILE_ROWS;
     CHECK_LE(kv->layout.D, MAX_D);
@@ -249,6 +284,7 @@ void CPU(attention)(struct exec *e, void *o, const void *q, const struct kv_cach
         CHECK_LE(0, batch->positions[t]);
         CHECK_LT(batch->positions[t], e->options.max_kv_len);
         CHECK_LT(batch->positions[t] / kv->layout.P, batch->max_blocks);
+        CHECK(!k_bias || batch->positions[t] < rope->max_positions);
     }
     units[0] = 0;
     for (int b = 0; b < batch->B; b++) {

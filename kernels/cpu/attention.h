@@ -19,6 +19,8 @@ struct attention {
     const char *q;
     const struct kv_cache *kv;
     int layer, H;
+    const char *k_bias;   /* [K D], or NULL */
+    const float *cos_sin; /* with a k_bias: [max_positions, D] */
     const struct batch *batch;
 };
 
@@ -44,6 +46,10 @@ struct workspace {
     /* Of the split's positions: rows of K and V in the cache, and what a score and a V are to be multiplied by. */
     const char **k_row, **v_row; /* [SPLIT] */
     float *k_scale, *v_scale;    /* [SPLIT]: of fp8, else 1; k_scale includes log2(e) / sqrt(D) */
+    /* With a k_bias, whose share of a score is c . (cos p, sin p): */
+    float *c;          /* [UNIT_TILES, D, TILE_ROWS], times log2(e) / sqrt(D) */
+    float *bias_score; /* [SPLIT, TILE_ROWS] */
+    float *key_scale;  /* [SPLIT]: what k_scale would be; that is 1, and scores have their factor already */
 };
 
 /* Row r of the unit: its token; where its q and o begin, in bytes. */
@@ -98,6 +104,11 @@ INLINE void fold_state(float *m, float *l, const float *max, const float *sum, f
         vf_store(take + i, t);
     }
 }
+
+/* ---- with a k_bias: attention.c ------------------------------------------------------------------------------------- */
+
+/* Makes w->scores of tile `tile`, for n positions from `first` on, whole: times key_scale, plus the bias's share. */
+void CPU(attention_add_bias)(const struct unit *u, struct workspace *w, int tile, int first, int n);
 
 /* ---- attention_amx.c: units on the matrix unit -------------------------------------------------------------------- */
 

@@ -208,6 +208,7 @@ static void tile_split(const struct unit *u, struct workspace *w, int tile, int 
     int32_t seen[TILE_ROWS];
     rows_see(u, tile, first, seen);
     scores(u, w, w->q + (size_t)tile * u->D_pad * TILE, n);
+    if (u->op->k_bias) CPU(attention_add_bias)(u, w, tile, first, n);
     if (kv_is_fp8(u)) softmax_lanes(w, seen, padded, max, sum, true);
     else softmax_lanes(w, seen, padded, max, sum, false);
     STORES_BEFORE_TILES();
@@ -299,6 +300,7 @@ static void only_tile_split(const struct unit *u, struct workspace *w, int first
     int32_t seen[TILE_ROWS];
     rows_see(u, 0, first, seen);
     scores(u, w, w->q, n);
+    if (u->op->k_bias) CPU(attention_add_bias)(u, w, 0, first, n);
     turn_scores(w, rows, padded);
     for (int r = 0; r < TILE; r++) max[r] = -INFINITY, sum[r] = 0;
     for (int r = 0; r < rows; r++)
