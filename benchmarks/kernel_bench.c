@@ -154,8 +154,9 @@ struct totals {
     int done, left_out, failed;
 };
 
+/* `read` is the best bandwidth that was measured before, for the memory is the same whatever the dtype. */
 static int bench_dtype(struct bench_result *results, struct bench_list *list, struct exec_options sizes, enum dtype act,
-                       struct bench_peaks *peaks, struct totals *totals, char *backend, size_t backend_bytes,
+                       double *read, struct bench_peaks *peaks, struct totals *totals, char *backend, size_t backend_bytes,
                        const char **library, char *err, size_t err_bytes) {
     const struct bench_kernels_options *o = list->options;
     struct bench b = {.sample_seconds = 1e-3 * o->sample_ms, .n_samples = o->n_samples, .peaks = peaks};
@@ -168,6 +169,8 @@ static int bench_dtype(struct bench_result *results, struct bench_list *list, st
     *library = probe_library(b.e);
     status = bench_arena_open(&b, (size_t)(b.is_gpu ? 32 : 6) << 30, err, err_bytes);
     if (!status) status = bench_measure_peaks(peaks, &b, err, err_bytes);
+    if (peaks->read < *read) peaks->read = *read;
+    *read = peaks->read;
     if (!status && !o->json) bench_print_peaks(b.e, peaks);
     for (int i = 0; i < list->n && !status; i++) {
         const struct bench_case *c = &list->cases[i];
@@ -211,6 +214,7 @@ int bench_kernels(const struct bench_kernels_options *o, char *err, size_t err_b
     struct bench_result *results = NULL;
     struct bench_peaks peaks[DTYPE_COUNT] = {0};
     struct totals totals = {0};
+    double read = 0;
     regex_t only;
     char backend[80] = "";
     const char *library = NULL;
@@ -239,18 +243,19 @@ int bench_kernels(const struct bench_kernels_options *o, char *err, size_t err_b
     }
     results = calloc((size_t)list.n, sizeof *results);
     CHECK(results);
-    const int gemm_size = is_gpu ? 8192 : 1024;
-    struct exec_options sizes = exec_sizes(models, n_models, &list, gemm_size);
+    struct bench_peaks wanted = {0};
+    bench_peak_sizes(&wanted, is_gpu);
+    struct exec_options sizes = exec_sizes(models, n_models, &list, wanted.gemm_size);
     sizes.backend = o->backend;
     sizes.n_threads = o->n_threads;
     static const enum dtype order[] = {DTYPE_BF16, DTYPE_F16, DTYPE_F32}; /* the references' first */
     for (int k = 0; k < 3 && !status; k++) {
         bool any = false;
         for (int i = 0; i < list.n; i++) any |= list.cases[i].act == order[k];
-        peaks[order[k]] = (struct bench_peaks){
-            .act = order[k], .gemm_size = gemm_size, .read_bytes = is_gpu ? (size_t)4 << 30 : (size_t)256 << 20};
+        peaks[order[k]] = (struct bench_peaks){.act = order[k]};
+        bench_peak_sizes(&peaks[order[k]], is_gpu);
         if (any)
-            status = bench_dtype(results, &list, sizes, order[k], &peaks[order[k]], &totals, backend, sizeof backend,
+            status = bench_dtype(results, &list, sizes, order[k], &read, &peaks[order[k]], &totals, backend, sizeof backend,
                                  &library, err, err_bytes);
     }
     if (o->progress.update) o->progress.update(o->progress.user, NULL, list.n, list.n);

@@ -1,10 +1,9 @@
 /* kernel_report.c - the results of `tandem bench kernels`, as tables for people and as JSON for programs. */
 #include "benchmarks/kernel_plan.h"
+#include "benchmarks/report.h"
 
-#include <cjson/cJSON.h>
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 
 /* ---- what a result means ------------------------------------------------------------------------------------------ */
 
@@ -204,9 +203,5 @@ void bench_print_json(const char *backend, const char *library, const struct ben
         if (results[i].done)
             add_row(rows, &results[i], bench_reference(results, n, results[i].c), &peaks[results[i].c->act]);
     each_gain(results, n, add_gain, gains);
-    char *text = cJSON_PrintUnformatted(root);
-    CHECK(text);
-    puts(text);
-    free(text);
-    cJSON_Delete(root);
+    bench_print_and_delete(root);
 }

@@ -244,3 +244,24 @@ int bench_measure_peaks(struct bench_peaks *peaks, struct bench *b, char *err, s
     b->arena_used = 0;
     return 0;
 }
+
+void bench_peak_sizes(struct bench_peaks *peaks, bool is_gpu) {
+    peaks->gemm_size = is_gpu ? 8192 : 1024;
+    peaks->read_bytes = is_gpu ? (size_t)4 << 30 : (size_t)256 << 20;
+}
+
+int bench_machine_peaks(struct bench_peaks *peaks, const char *backend, int n_threads, char *err, size_t err_bytes) {
+    struct bench b = {.sample_seconds = 0.03, .n_samples = 5};
+    const struct exec_options o = {.backend = backend, .dtype = peaks->act, .n_threads = n_threads, .max_tokens = 8192,
+                                   .max_rows = 1, .max_width = 8192, .max_kv_len = 1, .max_heads = 1,
+                                   .max_head_dim = 64, .vocab = 1};
+    int status = exec_open(&b.e, &o, err, err_bytes);
+    if (status) return status;
+    b.is_gpu = exec_is_gpu(b.e);
+    bench_peak_sizes(peaks, b.is_gpu);
+    status = bench_arena_open(&b, peaks->read_bytes + ((size_t)1 << 20), err, err_bytes);
+    if (!status) status = bench_measure_peaks(peaks, &b, err, err_bytes);
+    bench_arena_close(&b);
+    exec_close(b.e);
+    return status;
+}

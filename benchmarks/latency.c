@@ -1,0 +1,234 @@
+/* latency.c - `tandem bench latency`: time to the first token, and per token after it, by batch size and context.
+ *
+ * A run submits B prompts of the same length at once. Their prefill ends with the last first token; the decoding that
+ * counts lies between that and the first end of a request, so that all B decode in every step of it. */
+#include "benchmarks/engine_run.h"
+#include "benchmarks/report.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { MAX_RUNS = 32 };
+
+struct row {
+    int B, input_len, output_len;
+    double ttft, ttft_last;  /* seconds: the median request's, and until all have theirs */
+    double per_token;        /* seconds between two tokens of a sequence; 0: not measured */
+    double busy;             /* share of the decoding in which the device was at it */
+};
+
+struct live { /* one request of a run */
+    double t_submit, t_first;
+    int n; /* tokens that came */
+};
+
+static int submit_all(struct live *live, struct engine *e, int B, int input_len, int output_len, uint64_t seed, char *err,
+                      size_t err_bytes) {
+    const struct bench_workload random = {.seed = seed};
+    int32_t *ids = malloc((size_t)input_len * sizeof *ids);
+    int status = 0;
+    CHECK(ids);
+    for (int i = 0; i < B && !status; i++) {
+        struct request_params p = {.prompt = ids, .n_prompt = input_len, .sampling = sampling_default(), .user = &live[i]};
+        p.sampling.temperature = 0;
+        p.sampling.max_tokens = output_len;
+        p.sampling.ignore_eos = true;
+        workload_prompt(ids, &random, i, input_len, engine_info(e)->model.vocab);
+        status = engine_submit(e, &p, NULL, err, err_bytes);
+    }
+    free(ids);
+    return status;
+}
+
+/* One run. The clock is looked at when there is no event left, so that all tokens of a step are counted or none. */
+static int run_once(struct row *row, struct engine *e, uint64_t seed, char *err, size_t err_bytes) {
+    const int B = row->B;
+    struct live *live = calloc((size_t)B, sizeof *live);
+    double *ttft = calloc((size_t)B, sizeof *ttft), t_start = 0, t_end = 0;
+    struct engine_stats before = {0}, after = {0};
+    struct engine_event event;
+    int n_first = 0, n_finished = 0;
+    long tokens = 0, decoded = 0;
+    CHECK(live && ttft);
+    const double t_submit = bench_now();
+    int status = submit_all(live, e, B, row->input_len, row->output_len, seed, err, err_bytes);
+    while (!status && n_finished < B) {
+        engine_wait(e, -1);
+        while (engine_poll(e, &event)) {
+            struct live *r = event.user;
+            if (!r->n && event.n_tokens) {
+                ttft[n_first++] = event.usage.t_first - event.usage.t_submit;
+                r->t_first = event.usage.t_first;
+            }
+            r->n += event.n_tokens;
+            tokens += event.n_tokens;
+            n_finished += event.kind == EVENT_FINISHED;
+            if (event.kind == EVENT_FINISHED && event.reason == FINISH_ERROR)
+                status = fail(err, err_bytes, STATUS_DEVICE, "%s", event.error);
+        }
+        if (n_first == B && t_start <= 0) { /* all are decoding from here */
+            t_start = bench_now();
+            engine_stats(e, &before);
+            decoded = -tokens;
+        }
+        if (n_finished && t_end <= 0) { /* up to here */
+            t_end = bench_now();
+            engine_stats(e, &after);
+            decoded += tokens;
+        }
+    }
+    row->ttft_last = 0;
+    for (int i = 0; i < B; i++) row->ttft_last = fmax(row->ttft_last, live[i].t_first - t_submit);
+    row->ttft = bench_quantile(ttft, (size_t)n_first, 0.5);
+    const bool decodes = decoded > 0 && t_end > t_start && t_start > 0;
+    row->per_token = decodes ? (t_end - t_start) * B / (double)decoded : 0;
+    row->busy = decodes ? (after.device_seconds_total - before.device_seconds_total) / (t_end - t_start) : 0;
+    free(live);
+    free(ttft);
+    return status;
+}
+
+static int run_case(struct row *row, struct engine *e, int n_runs, uint64_t *seed, char *err, size_t err_bytes) {
+    double ttft[MAX_RUNS], last[MAX_RUNS], per_token[MAX_RUNS], busy[MAX_RUNS];
+    if (n_runs > MAX_RUNS) n_runs = MAX_RUNS;
+    for (int i = -1; i < n_runs; i++) { /* -1: to warm up */
+        const int status = run_once(row, e, ++*seed, err, err_bytes);
+        if (status) return status;
+        if (i < 0) continue;
+        ttft[i] = row->ttft, last[i] = row->ttft_last, per_token[i] = row->per_token, busy[i] = row->busy;
+    }
+    row->ttft = bench_quantile(ttft, (size_t)n_runs, 0.5);
+    row->ttft_last = bench_quantile(last, (size_t)n_runs, 0.5);
+    row->per_token = bench_quantile(per_token, (size_t)n_runs, 0.5);
+    row->busy = bench_quantile(busy, (size_t)n_runs, 0.5);
+    return 0;
+}
+
+/* ---- what it means ------------------------------------------------------------------------------------------------ */
+
+struct figures {
+    double prefill_tokens, prefill_flops, prefill_share; /* per second; of the matrix peak */
+    double decode_tokens;
+    struct step_cost decode;
+    double byte_share, kernel_share; /* of the floors; 0: not measured */
+};
+
+static struct figures figures_of(const struct bench_engine *b, const struct row *r) {
+    struct figures f = {0};
+    const struct step_cost prefill = bench_step_cost(b, r->B, r->input_len, 0);
+    f.prefill_tokens = (double)r->B * r->input_len / r->ttft_last;
+    f.prefill_flops = prefill.flops / r->ttft_last;
+    f.prefill_share = f.prefill_flops / b->peaks.gemm;
+    if (r->per_token <= 0) return f;
+    f.decode = bench_step_cost(b, r->B, 1, r->input_len + r->output_len / 2.0 - 1);
+    f.decode_tokens = r->B / r->per_token;
+    f.byte_share = f.decode.byte_floor / r->per_token;
+    f.kernel_share = f.decode.kernel_floor / r->per_token;
+    return f;
+}
+
+static void print_head(const struct bench_engine *b) {
+    const struct engine_info *info = engine_info(b->engine);
+    printf("%s, %s, KV %s, %s; opened in %.1f s\n", b->model.name, dtype_name(info->dtype), dtype_name(info->kv_dtype),
+           info->backend, b->open_seconds);
+    printf("the machine reads %.0f GB/s and multiplies matrices at %.1f TFLOP/s; weights %.2f GB, KV pool %.2f GB\n\n",
+           b->peaks.read / 1e9, b->peaks.gemm / 1e12, (double)info->weight_bytes / 1e9, (double)info->kv_bytes / 1e9);
+    printf("%4s %6s %6s | %9s %11s %9s %8s %6s | %9s %9s %10s %6s %10s %6s %6s\n", "B", "input", "output", "TTFT ms", "all ms",
+           "tok/s", "TFLOP/s", "share", "ms/token", "tok/s", "bytes ms", "share", "kernels ms", "share", "busy");
+}
+
+static void print_row(const struct bench_engine *b, const struct row *r) {
+    const struct figures f = figures_of(b, r);
+    printf("%4d %6d %6d | %9.2f %11.2f %9.0f %8.2f %5.1f%% | ", r->B, r->input_len, r->output_len, 1e3 * r->ttft,
+           1e3 * r->ttft_last, f.prefill_tokens, f.prefill_flops / 1e12, 100 * f.prefill_share);
+    if (r->per_token > 0)
+        printf("%9.3f %9.0f %10.3f %5.1f%% %10.3f %5.1f%% %5.1f%%\n", 1e3 * r->per_token, f.decode_tokens,
+               1e3 * f.decode.byte_floor, 100 * f.byte_share, 1e3 * f.decode.kernel_floor, 100 * f.kernel_share, 100 * r->busy);
+    else
+        printf("%9s %9s %10s %6s %10s %6s %6s\n", "-", "-", "-", "-", "-", "-", "-");
+    fflush(stdout);
+}
+
+static void print_legend(void) {
+    printf("\nTTFT: the median request's; all: until each has its first token, which is what tok/s and TFLOP/s of the prefill\n"
+           "count. bytes: weights and KV over the read bandwidth; kernels: the larger of bytes and arithmetic, kernel by\n"
+           "kernel; share: that floor over the time of a step. busy: share of the decoding in which the device worked.\n");
+}
+
+static void add_row(cJSON *rows, const struct bench_engine *b, const struct row *r) {
+    const struct figures f = figures_of(b, r);
+    cJSON *o = cJSON_CreateObject();
+    cJSON_AddNumberToObject(o, "batch_size", r->B);
+    cJSON_AddNumberToObject(o, "input_len", r->input_len);
+    cJSON_AddNumberToObject(o, "output_len", r->output_len);
+    cJSON_AddNumberToObject(o, "ttft_s", r->ttft);
+    cJSON_AddNumberToObject(o, "prefill_s", r->ttft_last);
+    cJSON_AddNumberToObject(o, "prefill_tokens_per_s", f.prefill_tokens);
+    cJSON_AddNumberToObject(o, "prefill_flops_per_s", f.prefill_flops);
+    cJSON_AddNumberToObject(o, "prefill_share_of_gemm", f.prefill_share);
+    if (r->per_token > 0) {
+        cJSON_AddNumberToObject(o, "per_token_s", r->per_token);
+        cJSON_AddNumberToObject(o, "decode_tokens_per_s", f.decode_tokens);
+        cJSON_AddNumberToObject(o, "step_bytes", f.decode.bytes);
+        cJSON_AddNumberToObject(o, "byte_floor_s", f.decode.byte_floor);
+        cJSON_AddNumberToObject(o, "share_of_byte_floor", f.byte_share);
+        cJSON_AddNumberToObject(o, "kernel_floor_s", f.decode.kernel_floor);
+        cJSON_AddNumberToObject(o, "share_of_kernel_floor", f.kernel_share);
+        cJSON_AddNumberToObject(o, "device_busy", r->busy);
+    }
+    cJSON_AddItemToArray(rows, o);
+}
+
+static void print_json(const struct bench_engine *b, const struct row *rows, int n) {
+    const struct engine_info *info = engine_info(b->engine);
+    cJSON *root = cJSON_CreateObject();
+    cJSON_AddStringToObject(root, "model", b->model.name);
+    cJSON_AddStringToObject(root, "backend", info->backend);
+    cJSON_AddStringToObject(root, "dtype", dtype_name(info->dtype));
+    cJSON_AddStringToObject(root, "kv_dtype", dtype_name(info->kv_dtype));
+    cJSON_AddNumberToObject(root, "weight_bytes", (double)info->weight_bytes);
+    cJSON_AddNumberToObject(root, "kv_bytes", (double)info->kv_bytes);
+    cJSON_AddNumberToObject(root, "open_s", b->open_seconds);
+    cJSON_AddNumberToObject(root, "read_bytes_per_s", b->peaks.read);
+    cJSON_AddNumberToObject(root, "gemm_flops_per_s", b->peaks.gemm);
+    cJSON *list = cJSON_AddArrayToObject(root, "rows");
+    for (int i = 0; i < n; i++) add_row(list, b, &rows[i]);
+    bench_print_and_delete(root);
+}
+
+/* ---- the run ------------------------------------------------------------------------------------------------------ */
+
+int bench_latency(const struct bench_latency_options *o, char *err, size_t err_bytes) {
+    struct bench_engine b = {0};
+    struct engine_options engine = o->engine;
+    const int n = o->n_batch_sizes * o->n_input_lens;
+    struct row *rows = calloc((size_t)n + 1, sizeof *rows);
+    uint64_t seed = 0;
+    int most_len = 0, status;
+    CHECK(rows);
+    engine.enable_prefix_caching = false;
+    for (int i = 0; i < o->n_batch_sizes; i++)
+        if (engine.max_num_seqs < o->batch_sizes[i]) engine.max_num_seqs = o->batch_sizes[i];
+    for (int i = 0; i < o->n_input_lens; i++)
+        if (most_len < o->input_lens[i] + o->output_len) most_len = o->input_lens[i] + o->output_len;
+    if (engine.max_model_len && engine.max_model_len < most_len) engine.max_model_len = most_len;
+    status = bench_engine_open(&b, &engine, true, err, err_bytes);
+    if (!status && engine_info(b.engine)->max_model_len < most_len)
+        status = fail(err, err_bytes, STATUS_INVALID, "the longest case has %d tokens, but the model takes %d", most_len,
+                      engine_info(b.engine)->max_model_len);
+    if (!status && !o->json) print_head(&b);
+    for (int i = 0; i < n && !status; i++) {
+        rows[i] = (struct row){.B = o->batch_sizes[i / o->n_input_lens], .input_len = o->input_lens[i % o->n_input_lens],
+                               .output_len = o->output_len};
+        if (o->progress.update) o->progress.update(o->progress.user, "latency", i, n);
+        status = run_case(&rows[i], b.engine, o->n_runs, &seed, err, err_bytes);
+        if (!status && !o->json) print_row(&b, &rows[i]);
+    }
+    if (o->progress.update) o->progress.update(o->progress.user, NULL, n, n);
+    if (!status && o->json) print_json(&b, rows, n);
+    if (!status && !o->json) print_legend();
+    bench_engine_close(&b);
+    free(rows);
+    return status;
+}

@@ -1,0 +1,13 @@
+#include "benchmarks/report.h"
+#include "kernels/status.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+void bench_print_and_delete(cJSON *root) {
+    char *text = cJSON_PrintUnformatted(root);
+    CHECK(text);
+    puts(text);
+    free(text);
+    cJSON_Delete(root);
+}
