@@ -4,6 +4,7 @@
  * step would find in memory comes from memory here. Kernels with small operands would need thousands of sets; they get
  * MAX_COPIES, and find their operands in the L2 as they do in a step, where the op before has just written them. */
 #include "benchmarks/kernel_plan.h"
+#include "benchmarks/kv_operands.h"
 
 #include <regex.h>
 #include <stdarg.h>
@@ -145,6 +146,7 @@ static struct exec_options exec_sizes(const struct bench_model *models, int n_mo
         AT_LEAST(max_head_dim, c->head_dim);
         AT_LEAST(vocab, c->vocab);
     }
+    AT_LEAST(max_tokens, KV_FILL_TOKENS);
     for (int i = 0; i < list->n; i++) AT_LEAST(max_tokens, list->cases[i].T);
 #undef AT_LEAST
     return o;

@@ -2,7 +2,7 @@
 
 #include <stdlib.h>
 
-enum { BLOCK = 16, GRANULE = 4096, CHUNK = 2048, THETA = 1000000 };
+enum { BLOCK = 16, GRANULE = 4096, THETA = 1000000 };
 
 double kv_token_bytes(enum dtype kv_dtype, int K, int D) {
     return 2.0 * K * (D * (double)dtype_bytes(kv_dtype) + (kv_dtype == DTYPE_F8_E4M3 ? 4 : 0));
@@ -58,7 +58,7 @@ static const float *make_rope(struct bench *b, int n, int D, enum dtype act) {
 /* Writes random K and V to every position of one layer, a chunk of each sequence at a time. */
 static void fill_layer(struct bench *b, const struct kv_operands *o, enum dtype act, const struct kv_sizes *s, int layer) {
     const size_t mark = b->arena_used;
-    const int n = s->kv_len < CHUNK ? s->kv_len : CHUNK;
+    const int n = s->kv_len < KV_FILL_TOKENS ? s->kv_len : KV_FILL_TOKENS;
     const size_t width = 3 * (size_t)(s->K * s->D);
     void *qkv = bench_random(b, act, (size_t)n * width, 0, 1);
     void *q = bench_memory(b, (size_t)n * (size_t)(s->K * s->D) * dtype_bytes(act));

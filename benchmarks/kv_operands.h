@@ -7,6 +7,8 @@
 
 #include "benchmarks/kernel_bench.h"
 
+enum { KV_FILL_TOKENS = 2048 }; /* the pool is filled by so many tokens a call, whatever the case: the exec must allow it */
+
 struct kv_operands {
     struct kv_cache kv;
     int layer;
