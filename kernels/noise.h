@@ -1,4 +1,5 @@
-/* noise.h - the random numbers of sampling: a pure function of (seed, position, token id), the same on every backend.
+/* noise.h - random numbers: of sampling a pure function of (seed, position, token id), of a random tensor one of (seed,
+ * index), the same on every backend.
  *
  * Philox-4x32 with 10 rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): the counter is
  * (id, position), the key is the seed. Valid C and CUDA. */
@@ -40,3 +41,9 @@ NOISE_FN float noise_uniform(uint64_t seed, int64_t position, int32_t id) {
 NOISE_FN float noise_gumbel(uint64_t seed, int64_t position, int32_t id) {
     return -logf(-log1pf(-noise_uniform(seed, position, id)));
 }
+
+/* Element i of a random tensor (fill_random): its bits, and the number in [-1, 1) that they stand for, exact in fp32. */
+NOISE_FN uint32_t noise_element(uint64_t seed, uint64_t i) {
+    return noise_bits(seed, (int64_t)(i >> 31), (int32_t)(i & 0x7fffffffu));
+}
+NOISE_FN float noise_symmetric(uint32_t bits) { return (float)(bits >> 8) * 0x1p-23f - 1.0f; }

@@ -91,6 +91,7 @@ unsigned CPU(sample_set)(struct exec *e, const struct sample_params *params, int
 void CPU(sample)(struct exec *e, int32_t *ids, const float *logits, unsigned stages, int R, int V);
 void CPU(token_logprobs)(struct exec *e, struct token_logprob *out, int stride, const float *logits,
                          const int32_t *targets, const int *n_top, int R, int V);
+void CPU(fill_random)(struct exec *e, void *p, enum dtype dtype, size_t n, float mean, float spread, uint64_t seed);
 
 /* linear_amx.c: linear of bf16 weights and activations; y of yt. Only where the instruction set has it. */
 void CPU(linear_amx)(struct exec *e, void *y, enum dtype yt, const void *x, const struct matrix *w, const void *bias,

@@ -2,6 +2,7 @@
  *
  *     q = rope(norm(q)), k = rope(norm(k)) per head of D; k and v go to their KV block
  *     rope: (a, b) = halves of the head; a' = a cos - b sin, b' = b cos + a sin     (half-rotation layout)
+ *     with a k_bias, k = rope(k - k_bias): attention puts it back
  * norm is that of norm.c, its result rounded to the activation format; the rotation is fp32 with one rounding at the
  * end. fp8 KV: scale = absmax / 448 per token and head, x / scale rounded to e4m3; x = scale * e4m3.
  *
@@ -23,11 +24,13 @@ static void rotate(float *head, const float *cos_sin, int D) {
     }
 }
 
-/* One head of q or k into fp32: widened, normalised and rounded where there is a weight, rotated. What follows D is
- * zero, for the norm. */
-static void prepare_head(float *head, const char *in, const void *weight, const float *cos_sin, int D, float eps,
-                         enum dtype act) {
+/* One head of q or k into fp32: widened, its bias taken off, or normalised and rounded where there is a weight, rotated.
+ * What follows D is zero, for the norm. */
+static void prepare_head(float *head, const char *in, const void *weight, const char *bias, const float *cos_sin, int D,
+                         float eps, enum dtype act) {
     row_widen(head, in, (size_t)D, act);
+    if (bias)
+        for (int i = 0; i < D; i++) head[i] -= f32_widen(bias + i * dtype_bytes(act), act);
     if (weight) {
         CPU(norm_row)(head, head, weight, D, eps, act);
         row_round(head, (size_t)D, act);
@@ -78,6 +81,7 @@ struct rope_store {
     int layer, H;
     const char *qkv;
     const void *q_norm, *k_norm;
+    const char *k_bias;
     const struct rope *rope;
     const struct batch *batch;
     float eps;
@@ -93,11 +97,12 @@ static void rope_token(const struct rope_store *o, int t, float *head) {
     const char *in = o->qkv + (size_t)t * (H + 2 * K) * head_bytes;
     char *q = o->q + (size_t)t * H * head_bytes, *block = kv_block(o->kv, o->layer, batch, batch->seq_of[t], p);
     for (int h = 0; h < H; h++, in += head_bytes, q += head_bytes) {
-        prepare_head(head, in, o->q_norm, cos_sin, D, o->eps, act);
+        prepare_head(head, in, o->q_norm, NULL, cos_sin, D, o->eps, act);
         row_narrow(q, head, (size_t)D, act);
     }
     for (int k = 0; k < K; k++, in += head_bytes) {
-        prepare_head(head, in, o->k_norm, cos_sin, D, o->eps, act);
+        const char *bias = o->k_bias ? o->k_bias + k * head_bytes : NULL;
+        prepare_head(head, in, o->k_norm, bias, cos_sin, D, o->eps, act);
         store_head(block, a, 0, k, slot, head, act);
     }
     for (int k = 0; k < K; k++, in += head_bytes) {
@@ -118,9 +123,8 @@ static void rope_tokens(void *arg, struct share *share) {
 void CPU(qk_norm_rope_store)(struct exec *e, void *q, const struct kv_cache *kv, int layer, const void *qkv,
                              const void *q_norm, const void *k_norm, const void *k_bias, const struct rope *rope,
                              const struct batch *batch, int H, float eps) {
-    CHECK(!k_bias);
     struct rope_store o = {.e = e, .q = q, .kv = kv, .layer = layer, .H = H, .qkv = qkv, .q_norm = q_norm,
-                           .k_norm = k_norm, .rope = rope, .batch = batch, .eps = eps};
+                           .k_norm = k_norm, .k_bias = k_bias, .rope = rope, .batch = batch, .eps = eps};
     for (int t = 0; t < batch->T; t++) {
         CHECK_LE(0, batch->positions[t]);
         CHECK_LT(batch->positions[t], rope->max_positions);

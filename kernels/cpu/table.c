@@ -130,5 +130,6 @@ const struct kernel_ops CPU(ops) = {
     .sample_set = CPU(sample_set),
     .sample = CPU(sample),
     .token_logprobs = CPU(token_logprobs),
+    .fill_random = CPU(fill_random),
     .probe_read = CPU(probe_read),
 };
