@@ -9,7 +9,7 @@ struct bench_progress { /* called now and then; may be all zero. `what` is NULL 
     void *user;
 };
 
-/* ---- kernels ------------------------------------------------------------------------------------------------------- */
+/* ---- kernels ----------------------------------------------------------------------------------------------------- */
 
 struct bench_kernels_options {
     const char *const *models; /* folders, shape files, or names in benchmarks/configs */
@@ -73,22 +73,22 @@ struct bench_sweep_options {
 };
 int bench_sweep(const struct bench_sweep_options *options, char *err, size_t err_bytes);
 
-/* ---- a server ------------------------------------------------------------------------------------------------------ */
+/* ---- a server ---------------------------------------------------------------------------------------------------- */
 
 struct bench_serve_options {
     const char *host; /* name or address */
     int port;
-    const char *path;      /* "/v1/completions" */
-    const char *model;     /* as the server names it; NULL: its first */
-    const char *api_key;   /* or NULL */
-    int vocab;             /* ids are below */
+    const char *path;    /* "/v1/completions" */
+    const char *model;   /* as the server names it; NULL: its first */
+    const char *api_key; /* or NULL */
+    int vocab;           /* ids are below */
     struct bench_workload workload;
-    double request_rate;    /* requests per second; infinite: all at once, or closed loops of max_concurrency */
-    double burstiness;      /* shape of the Gamma distribution between arrivals: 1 is Poisson, less is burstier */
-    double replay;          /* above 0: arrivals are the trace's, so many times as fast; request_rate is ignored */
-    int max_concurrency;    /* 0: no bound */
+    double request_rate; /* requests per second; infinite: all at once, or closed loops of max_concurrency */
+    double burstiness;   /* shape of the Gamma distribution between arrivals: 1 is Poisson, less is burstier */
+    double replay;       /* above 0: arrivals are the trace's, so many times as fast; request_rate is ignored */
+    int max_concurrency; /* 0: no bound */
     double goodput_ttft_ms, goodput_tpot_ms; /* 0: not asked */
-    const double *percentiles; /* besides mean and median */
+    const double *percentiles;               /* besides mean and median */
     int n_percentiles;
     double timeout; /* seconds without any byte from any request */
     bool json;

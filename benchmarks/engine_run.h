@@ -4,8 +4,8 @@
 #include "benchmarks/measure.h"
 #include "benchmarks/workload.h"
 
-struct bench_engine { /* zero-initialise */
-    struct engine *engine;    /* owned */
+struct bench_engine {      /* zero-initialise */
+    struct engine *engine; /* owned */
     struct bench_model model;
     struct bench_peaks peaks; /* of the machine, measured before the engine took the memory */
     char path[4096];
@@ -17,9 +17,9 @@ int bench_engine_open(struct bench_engine *b, const struct engine_options *optio
                       size_t err_bytes);
 void bench_engine_close(struct bench_engine *b);
 
-/* Of a step that advances each of B sequences by n tokens from `context` tokens of context, logits of one token each. */
+/* Of a step that advances B sequences by n tokens each from `context` tokens of context; one row of logits for each. */
 struct step_cost {
-    double bytes;        /* weights once, and the KV that is read and written */
+    double bytes; /* weights once, and the KV that is read and written */
     double flops;
     double byte_floor;   /* seconds: bytes / read bandwidth */
     double kernel_floor; /* seconds: the sum over its kernels of max(bytes / bandwidth, FLOPs / matrix peak) */

@@ -13,7 +13,8 @@
 enum state { STATE_STATUS, STATE_HEADERS, STATE_BODY, STATE_CHUNK_SIZE, STATE_CHUNK_END, STATE_TRAILERS, STATE_DONE };
 enum { MAX_LINE = 1 << 24 };
 
-int http_stream_open(struct http_stream *s, const struct sockaddr *to, socklen_t to_bytes, char *request, size_t bytes) {
+int http_stream_open(struct http_stream *s, const struct sockaddr *to, socklen_t to_bytes, char *request,
+                     size_t bytes) {
     *s = (struct http_stream){.request = request, .bytes = bytes, .left = -1};
     s->fd = socket(to->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (s->fd < 0) return errno;
@@ -31,7 +32,9 @@ void http_stream_close(struct http_stream *s) {
     s->request = s->line = s->body_line = NULL;
 }
 
-short http_stream_events(const struct http_stream *s) { return (short)(POLLIN | (s->sent < s->bytes ? POLLOUT : 0)); }
+short http_stream_events(const struct http_stream *s) {
+    return (short)(POLLIN | (s->sent < s->bytes ? POLLOUT : 0));
+}
 
 /* Appends up to the end of a line; true when the line is complete (zero-terminated, its end cut off). */
 static bool take_line(char **line, size_t *n, size_t *capacity, const char **p, const char *end) {
@@ -70,12 +73,16 @@ static bool take_meta(struct http_stream *s) {
         if (sscanf(s->line, "HTTP/1.%*d %d", &s->status) != 1) return false;
         s->state = STATE_HEADERS;
         return true;
-    case STATE_HEADERS: take_header(s); return true;
+    case STATE_HEADERS:
+        take_header(s);
+        return true;
     case STATE_CHUNK_SIZE:
         s->left = strtol(s->line, NULL, 16);
         s->state = s->left > 0 ? STATE_BODY : STATE_TRAILERS;
         return s->left >= 0;
-    case STATE_CHUNK_END: s->state = STATE_CHUNK_SIZE; return true;
+    case STATE_CHUNK_END:
+        s->state = STATE_CHUNK_SIZE;
+        return true;
     default:
         if (!*s->line) s->state = STATE_DONE;
         return true;

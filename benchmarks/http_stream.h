@@ -1,5 +1,5 @@
-/* http_stream.h - private to benchmarks/: one HTTP/1.1 request whose answer is read line by line as it comes, on a socket
- * that never blocks. Light enough that the client is not what is measured. */
+/* http_stream.h - private to benchmarks/: one HTTP/1.1 request whose answer is read line by line as it comes, on a
+ * socket that never blocks. Light enough that the client is not what is measured. */
 #pragma once
 
 #include <stdbool.h>
@@ -10,10 +10,10 @@ struct http_stream { /* zero-initialise; the request is owned */
     int fd;
     char *request;
     size_t bytes, sent;
-    int status;           /* of the answer; 0 while unknown */
-    int state;            /* private, like all that follows */
+    int status; /* of the answer; 0 while unknown */
+    int state;  /* private, like all that follows */
     bool chunked;
-    long left;            /* bytes of the chunk, or of the body; -1: until the connection ends */
+    long left; /* bytes of the chunk, or of the body; -1: until the connection ends */
     char *line, *body_line;
     size_t n_line, line_capacity, n_body_line, body_line_capacity;
 };

@@ -1,4 +1,5 @@
-/* kernel_bench.c - `tandem bench kernels`: lists the cases of every kernel, opens an exec per dtype, and times each case.
+/* kernel_bench.c - `tandem bench kernels`: lists the cases of every kernel, opens an exec per dtype, and times each
+ * case.
  *
  * A case runs on several sets of operands in turn, so many that together they are past three times the caches: what a
  * step would find in memory comes from memory here. Kernels with small operands would need thousands of sets; they get
@@ -19,7 +20,7 @@ static const int TOKENS_GPU[] = {1, 16, 64, 2048, 8192}, GEMM_TOKENS_GPU[] = {1,
 static const int TOKENS_HOST[] = {1, 16, 64, 512};
 #define COUNT(list) ((int)(sizeof(list) / sizeof *(list)))
 
-/* ---- the list ----------------------------------------------------------------------------------------------------- */
+/* ---- the list ---------------------------------------------------------------------------------------------------- */
 
 const int *bench_tokens(const struct bench_list *list, int *n) {
     *n = list->n_tokens;
@@ -35,7 +36,8 @@ void bench_case_id(char *out, size_t n, const struct bench_case *c) {
     snprintf(out, n, "%s/%s/%s/T=%d", c->kernel->name, c->model, c->shape, c->T);
 }
 
-void bench_case_add(struct bench_list *list, const struct bench_model *m, const struct bench_case *c, const char *shape, ...) {
+void bench_case_add(struct bench_list *list, const struct bench_model *m, const struct bench_case *c, const char *shape,
+                    ...) {
     struct bench_case added = *c;
     char id[256];
     va_list args;
@@ -75,7 +77,8 @@ static int make_list(struct bench_list *list, const struct bench_model *models, 
         list->tokens = list->gemm_tokens = o->tokens;
         list->n_tokens = list->n_gemm_tokens = o->n_tokens;
     }
-    for (int is_reference = 1; is_reference >= 0; is_reference--) /* so that rows can show what they are compared with */
+    for (int is_reference = 1; is_reference >= 0;
+         is_reference--) /* so that rows can show what they are compared with */
         for (int k = 0; kernel_benches[k]; k++)
             for (int i = 0; i < n_models && kernel_benches[k]->is_reference == is_reference; i++) {
                 list->adding = kernel_benches[k];
@@ -84,7 +87,7 @@ static int make_list(struct bench_list *list, const struct bench_model *models, 
     return list->n;
 }
 
-/* ---- one case ----------------------------------------------------------------------------------------------------- */
+/* ---- one case ---------------------------------------------------------------------------------------------------- */
 
 struct case_run {
     const struct bench_case *c;
@@ -123,13 +126,18 @@ static int bench_case_run(struct bench_result *result, struct bench *b, const st
     return status;
 }
 
-/* ---- a run: one exec per dtype ------------------------------------------------------------------------------------ */
+/* ---- a run: one exec per dtype ----------------------------------------------------------------------------------- */
 
 /* The largest sizes of all cases and of the peaks, for everything is planned when an exec opens. */
 static struct exec_options exec_sizes(const struct bench_model *models, int n_models, const struct bench_list *list,
                                       int gemm_size) {
-    struct exec_options o = {.max_tokens = gemm_size, .max_rows = MAX_ROWS, .max_width = gemm_size, .max_kv_len = 1 << 16,
-                             .max_heads = 1, .max_head_dim = 64, .vocab = 1};
+    struct exec_options o = {.max_tokens = gemm_size,
+                             .max_rows = MAX_ROWS,
+                             .max_width = gemm_size,
+                             .max_kv_len = 1 << 16,
+                             .max_heads = 1,
+                             .max_head_dim = 64,
+                             .vocab = 1};
 #define AT_LEAST(field, value)                                                                                         \
     do {                                                                                                               \
         if (o.field < (value)) o.field = (value);                                                                      \
@@ -158,8 +166,8 @@ struct totals {
 
 /* `read` is the best bandwidth that was measured before, for the memory is the same whatever the dtype. */
 static int bench_dtype(struct bench_result *results, struct bench_list *list, struct exec_options sizes, enum dtype act,
-                       double *read, struct bench_peaks *peaks, struct totals *totals, char *backend, size_t backend_bytes,
-                       const char **library, char *err, size_t err_bytes) {
+                       double *read, struct bench_peaks *peaks, struct totals *totals, char *backend,
+                       size_t backend_bytes, const char **library, char *err, size_t err_bytes) {
     const struct bench_kernels_options *o = list->options;
     struct bench b = {.sample_seconds = 1e-3 * o->sample_ms, .n_samples = o->n_samples, .peaks = peaks};
     char sentence[ERR_BYTES], id[256];
@@ -181,15 +189,16 @@ static int bench_dtype(struct bench_result *results, struct bench_list *list, st
         if (o->progress.update)
             o->progress.update(o->progress.user, id, totals->done + totals->left_out + totals->failed, list->n);
         const int failure = bench_case_run(&results[i], &b, c, sentence, sizeof sentence);
-        if (!failure) totals->done++;
-        else if (failure == STATUS_UNSUPPORTED) totals->left_out++;
+        if (!failure)
+            totals->done++;
+        else if (failure == STATUS_UNSUPPORTED)
+            totals->left_out++;
         else {
             totals->failed++;
             fprintf(stderr, "tandem bench: %s: %s\n", id, sentence);
             if (failure == STATUS_DEVICE) status = fail(err, err_bytes, failure, "%s: %s", id, sentence);
         }
-        if (!failure && !o->json)
-            bench_print_row(&results[i], bench_reference(results, list->n, c), peaks, *library);
+        if (!failure && !o->json) bench_print_row(&results[i], bench_reference(results, list->n, c), peaks, *library);
     }
     bench_arena_close(&b);
     exec_close(b.e);
@@ -198,9 +207,16 @@ static int bench_dtype(struct bench_result *results, struct bench_list *list, st
 
 /* Whether the backend that would be opened is a GPU. */
 static int ask_backend(bool *is_gpu, const struct bench_kernels_options *o, char *err, size_t err_bytes) {
-    const struct exec_options least = {.backend = o->backend, .dtype = DTYPE_BF16, .n_threads = 1, .max_tokens = 1,
-                                       .max_rows = 1, .max_width = 64, .max_kv_len = 1, .max_heads = 1,
-                                       .max_head_dim = 64, .vocab = 1};
+    const struct exec_options least = {.backend = o->backend,
+                                       .dtype = DTYPE_BF16,
+                                       .n_threads = 1,
+                                       .max_tokens = 1,
+                                       .max_rows = 1,
+                                       .max_width = 64,
+                                       .max_kv_len = 1,
+                                       .max_heads = 1,
+                                       .max_head_dim = 64,
+                                       .vocab = 1};
     struct exec *e;
     const int status = exec_open(&e, &least, err, err_bytes);
     if (status) return status;
@@ -257,8 +273,8 @@ int bench_kernels(const struct bench_kernels_options *o, char *err, size_t err_b
         peaks[order[k]] = (struct bench_peaks){.act = order[k]};
         bench_peak_sizes(&peaks[order[k]], is_gpu);
         if (any)
-            status = bench_dtype(results, &list, sizes, order[k], &read, &peaks[order[k]], &totals, backend, sizeof backend,
-                                 &library, err, err_bytes);
+            status = bench_dtype(results, &list, sizes, order[k], &read, &peaks[order[k]], &totals, backend,
+                                 sizeof backend, &library, err, err_bytes);
     }
     if (o->progress.update) o->progress.update(o->progress.user, NULL, list.n, list.n);
     if (o->json) {

@@ -1,19 +1,20 @@
 /* kernel_bench.h - how a kernel is benchmarked: one file in benchmarks/kernels/ per kernel, found by CMake.
  *
- * A file NAME.c defines `const struct kernel_bench bench_NAME`. It lists cases (sizes, and what a call has to move and to
- * compute), makes one set of operands, and calls the op once. All the rest is done here: `tandem bench kernels` makes
- * as many sets as it takes to get past the caches, warms up, records the calls into a graph where the device has
+ * A file NAME.c defines `const struct kernel_bench bench_NAME`. It lists cases (sizes, and what a call has to move and
+ * to compute), makes one set of operands, and calls the op once. All the rest is done here: `tandem bench kernels`
+ * makes as many sets as it takes to get past the caches, warms up, records the calls into a graph where the device has
  * graphs, takes medians, and puts the time beside the limit that binds it: bytes over the read bandwidth or FLOPs over
  * the speed of a large matrix product, both measured in the same run. README.md has an example.
  *
- * Letters are those of kernels.h. Only kernels.h and probe.h are used: whatever backend the exec has is what is measured. */
+ * Letters are those of kernels.h. Only kernels.h and probe.h are used: whatever backend the exec has is what is
+ * measured. */
 #pragma once
 
 #include "kernels/kernels.h"
 #include "kernels/probe.h"
 #include "weights/weights.h"
 
-/* ---- the model whose sizes are used ------------------------------------------------------------------------------- */
+/* ---- the model whose sizes are used ------------------------------------------------------------------------------ */
 
 struct bench_model {
     char name[64];
@@ -30,18 +31,18 @@ struct bench_matrix_size {
 enum { BENCH_MATRICES = 4 };
 void bench_matrix_sizes(struct bench_matrix_size sizes[BENCH_MATRICES], const struct bench_model *m);
 
-/* ---- cases -------------------------------------------------------------------------------------------------------- */
+/* ---- cases ------------------------------------------------------------------------------------------------------- */
 
 struct bench_case {
     const struct kernel_bench *kernel; /* set by bench_case_add, like model and shape */
     const char *model;
     char shape[48];
-    enum dtype act; /* of the exec: preset to the model's */
-    int T;          /* tokens, or rows of logits: the column that tables have */
-    int n[8];       /* the kernel's own sizes */
-    double bytes;   /* that one call must read and write, each once */
-    double flops;   /* that one call computes on the matrix unit; 0: the kernel is bound by memory */
-    bool no_graph;  /* the op cannot be recorded */
+    enum dtype act;   /* of the exec: preset to the model's */
+    int T;            /* tokens, or rows of logits: the column that tables have */
+    int n[8];         /* the kernel's own sizes */
+    double bytes;     /* that one call must read and write, each once */
+    double flops;     /* that one call computes on the matrix unit; 0: the kernel is bound by memory */
+    bool no_graph;    /* the op cannot be recorded */
     char same_as[48]; /* cases of other kernels that compute the same have the same text here, and are compared */
 };
 
@@ -52,10 +53,10 @@ const int *bench_tokens(const struct bench_list *list, int *n);
 const int *bench_gemm_tokens(const struct bench_list *list, int *n);
 
 /* Adds a case, unless one of the same kernel, dtype, T and n is there already. `shape` is for people. */
-void bench_case_add(struct bench_list *list, const struct bench_model *m, const struct bench_case *c, const char *shape, ...)
-    __attribute__((format(printf, 4, 5)));
+void bench_case_add(struct bench_list *list, const struct bench_model *m, const struct bench_case *c, const char *shape,
+                    ...) __attribute__((format(printf, 4, 5)));
 
-/* ---- operands ----------------------------------------------------------------------------------------------------- */
+/* ---- operands ---------------------------------------------------------------------------------------------------- */
 
 /* One set of operands is made at a time. Memory comes from an arena and is freed after the case; NULL when there is no
  * more, which ends the making of sets. */
@@ -85,18 +86,18 @@ struct matrix bench_matrix(struct bench *b, enum dtype dtype, int rows, int cols
 /* Bytes of it that a product reads: AWQ has 4 bits per weight, and an f16 scale and a 4-bit zero per group. */
 double bench_matrix_bytes(enum dtype dtype, int rows, int cols, int group);
 
-/* ---- a kernel ----------------------------------------------------------------------------------------------------- */
+/* ---- a kernel ---------------------------------------------------------------------------------------------------- */
 
 struct kernel_bench {
-    const char *name;    /* as in --only: "silu_mul" */
-    const char *summary; /* the formula, for --list */
+    const char *name;     /* as in --only: "silu_mul" */
+    const char *summary;  /* the formula, for --list */
     size_t operand_bytes; /* sizeof the struct that `make` fills */
     void (*cases)(struct bench_list *list, const struct bench_model *m);
     /* Fills one set of operands (zeroed). */
     void (*make)(struct bench *b, const struct bench_case *c, void *operands);
     /* One call of the op. False: not for these sizes on this backend, the case is left out. */
     bool (*run)(struct exec *e, const struct bench_case *c, void *operands);
-    bool is_reference; /* others are compared with it, through same_as */
+    bool is_reference;       /* others are compared with it, through same_as */
     int compared_tokens_max; /* up to this T, the summary takes the mean gain over the reference; 0: no summary */
 };
 

@@ -31,8 +31,8 @@ double bench_floor(const char **bound, const struct bench_case *c, const struct 
 
 void bench_print_list(const struct bench_list *list);
 void bench_print_peaks(const struct exec *e, const struct bench_peaks *peaks);
-void bench_print_row(const struct bench_result *r, const struct bench_result *reference, const struct bench_peaks *peaks,
-                     const char *library);
+void bench_print_row(const struct bench_result *r, const struct bench_result *reference,
+                     const struct bench_peaks *peaks, const char *library);
 /* Gains over the reference: a row per model and matrix, a column per T, and geometric means. */
 void bench_print_gains(const struct bench_result *results, int n, const char *library);
 void bench_print_json(const char *backend, const char *library, const struct bench_result *results, int n,

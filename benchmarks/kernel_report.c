@@ -5,7 +5,7 @@
 #include <math.h>
 #include <stdio.h>
 
-/* ---- what a result means ------------------------------------------------------------------------------------------ */
+/* ---- what a result means ----------------------------------------------------------------------------------------- */
 
 const struct bench_result *bench_reference(const struct bench_result *results, int n, const struct bench_case *c) {
     if (c->kernel->is_reference || !c->same_as[0]) return NULL;
@@ -21,7 +21,7 @@ double bench_floor(const char **bound, const struct bench_case *c, const struct 
     return fmax(memory, arithmetic);
 }
 
-/* ---- for people --------------------------------------------------------------------------------------------------- */
+/* ---- for people -------------------------------------------------------------------------------------------------- */
 
 void bench_print_list(const struct bench_list *list) {
     const struct kernel_bench *kernel = NULL;
@@ -38,14 +38,14 @@ void bench_print_list(const struct bench_list *list) {
 
 void bench_print_peaks(const struct exec *e, const struct bench_peaks *p) {
     printf("\n%s, %s: reads %.0f GB/s (%.1f GB), multiplies matrices at %.1f TFLOP/s (%d^3), smallest op %.2f us\n\n",
-           exec_backend(e), dtype_name(p->act), p->read / 1e9, (double)p->read_bytes / 1e9, p->gemm / 1e12, p->gemm_size,
-           p->launch * 1e6);
-    printf("%-22s %-20s %-22s %5s %10s %10s %8s %8s  %-10s %6s\n", "kernel", "model", "shape", "T", "median us", "best us",
-           "GB/s", "TFLOP/s", "bound by", "share");
+           exec_backend(e), dtype_name(p->act), p->read / 1e9, (double)p->read_bytes / 1e9, p->gemm / 1e12,
+           p->gemm_size, p->launch * 1e6);
+    printf("%-22s %-20s %-22s %5s %10s %10s %8s %8s  %-10s %6s\n", "kernel", "model", "shape", "T", "median us",
+           "best us", "GB/s", "TFLOP/s", "bound by", "share");
 }
 
-void bench_print_row(const struct bench_result *r, const struct bench_result *reference, const struct bench_peaks *peaks,
-                     const char *library) {
+void bench_print_row(const struct bench_result *r, const struct bench_result *reference,
+                     const struct bench_peaks *peaks, const char *library) {
     const struct bench_case *c = r->c;
     const char *bound;
     const double floor_s = bench_floor(&bound, c, peaks), t = r->time.median;
@@ -114,8 +114,10 @@ static void print_gain(const struct gains *g, const char *library) {
     for (int s = 0; s < g->n_shapes; s++) {
         printf("\n  %-22s", g->shapes[s]);
         for (int t = 0; t < g->n_tokens; t++) {
-            if (g->gain[s][t] > 0) printf(" %7.2f", g->gain[s][t]);
-            else printf(" %7s", "-");
+            if (g->gain[s][t] > 0)
+                printf(" %7.2f", g->gain[s][t]);
+            else
+                printf(" %7s", "-");
         }
     }
     printf("\n  %-22s", "geometric mean");
@@ -124,7 +126,8 @@ static void print_gain(const struct gains *g, const char *library) {
 }
 
 /* Calls one for every kernel and model that has something to compare. */
-static void each_gain(const struct bench_result *results, int n, void (*one)(const struct gains *g, void *user), void *user) {
+static void each_gain(const struct bench_result *results, int n, void (*one)(const struct gains *g, void *user),
+                      void *user) {
     for (int i = 0; i < n; i++) {
         if (!results[i].done || !results[i].c->kernel->compared_tokens_max) continue;
         struct gains g = {.kernel = results[i].c->kernel, .model = results[i].c->model};
@@ -135,13 +138,15 @@ static void each_gain(const struct bench_result *results, int n, void (*one)(con
     }
 }
 
-static void print_one(const struct gains *g, void *user) { print_gain(g, user); }
+static void print_one(const struct gains *g, void *user) {
+    print_gain(g, user);
+}
 
 void bench_print_gains(const struct bench_result *results, int n, const char *library) {
     each_gain(results, n, print_one, (void *)(library ? library : "the reference"));
 }
 
-/* ---- for programs ------------------------------------------------------------------------------------------------- */
+/* ---- for programs ------------------------------------------------------------------------------------------------ */
 
 static void add_row(cJSON *rows, const struct bench_result *r, const struct bench_result *reference,
                     const struct bench_peaks *peaks) {

@@ -36,8 +36,13 @@ static struct batch make_batch(struct bench *b, int B, int n, int len, const int
         for (int j = 0; j < n; j++) positions[i * n + j] = len - n + j, seq_of[i * n + j] = i;
     }
     start[B] = (int32_t)T;
-    struct batch batch = {.T = (int)T, .B = B, .n_decode = n == 1 ? B : 0, .max_query = n, .max_kv_len = len,
-                          .block_table = block_table, .max_blocks = max_blocks};
+    struct batch batch = {.T = (int)T,
+                          .B = B,
+                          .n_decode = n == 1 ? B : 0,
+                          .max_query = n,
+                          .max_kv_len = len,
+                          .block_table = block_table,
+                          .max_blocks = max_blocks};
     batch.positions = bench_upload(b, positions, T * sizeof *host);
     batch.seq_of = bench_upload(b, seq_of, T * sizeof *host);
     batch.query_start = bench_upload(b, start, (size_t)(B + 1) * sizeof *host);
@@ -56,7 +61,8 @@ static const float *make_rope(struct bench *b, int n, int D, enum dtype act) {
 }
 
 /* Writes random K and V to every position of one layer, a chunk of each sequence at a time. */
-static void fill_layer(struct bench *b, const struct kv_operands *o, enum dtype act, const struct kv_sizes *s, int layer) {
+static void fill_layer(struct bench *b, const struct kv_operands *o, enum dtype act, const struct kv_sizes *s,
+                       int layer) {
     const size_t mark = b->arena_used;
     const int n = s->kv_len < KV_FILL_TOKENS ? s->kv_len : KV_FILL_TOKENS;
     const size_t width = 3 * (size_t)(s->K * s->D);
@@ -66,10 +72,12 @@ static void fill_layer(struct bench *b, const struct kv_operands *o, enum dtype 
         for (int first = 0; first < s->kv_len && !b->is_full; first += n) {
             const size_t inner = b->arena_used;
             const int m = s->kv_len - first < n ? s->kv_len - first : n;
-            const struct batch chunk = make_batch(b, 1, m, first + m, o->batch.block_table + (size_t)i * (size_t)o->batch.max_blocks,
-                                                  o->batch.max_blocks);
+            const struct batch chunk =
+                make_batch(b, 1, m, first + m, o->batch.block_table + (size_t)i * (size_t)o->batch.max_blocks,
+                           o->batch.max_blocks);
             if (!b->is_full)
-                qk_norm_rope_store(b->e, q, &o->kv, layer, qkv, o->q_norm, o->k_norm, NULL, &o->rope, &chunk, s->K, 1e-6f);
+                qk_norm_rope_store(b->e, q, &o->kv, layer, qkv, o->q_norm, o->k_norm, NULL, &o->rope, &chunk, s->K,
+                                   1e-6f);
             exec_finish(b->e, NULL, 0);
             b->arena_used = inner;
         }
@@ -98,8 +106,10 @@ static void make_shared(struct kv_operands *o, struct bench *b, enum dtype act, 
 void kv_operands_make(struct kv_operands *o, struct bench *b, enum dtype act, const struct kv_sizes *s) {
     const struct kv_operands *first = b->first;
     const size_t T = (size_t)s->B * (size_t)s->n_query, q_width = (size_t)(s->H * s->D);
-    if (b->copy) *o = *first;
-    else make_shared(o, b, act, s);
+    if (b->copy)
+        *o = *first;
+    else
+        make_shared(o, b, act, s);
     if (b->copy == o->n_layers) b->is_full = true; /* no further layer */
     if (b->is_full) return;
     o->layer = b->copy;

@@ -1,4 +1,5 @@
-/* kv_operands.h - private to benchmarks/: a paged KV pool with B sequences in it, for the kernels that read or write it.
+/* kv_operands.h - private to benchmarks/: a paged KV pool with B sequences in it, for the kernels that read or write
+ * it.
  *
  * Block tables are shuffled, as they are after a while of serving. Each set of operands is a layer of its own in one
  * pool, so that reads jump from block to block as they do in a step. The pool is filled through the store op itself, so
@@ -7,14 +8,16 @@
 
 #include "benchmarks/kernel_bench.h"
 
-enum { KV_FILL_TOKENS = 2048 }; /* the pool is filled by so many tokens a call, whatever the case: the exec must allow it */
+enum {
+    KV_FILL_TOKENS = 2048
+}; /* the pool is filled by so many tokens a call, whatever the case: the exec must allow it */
 
 struct kv_operands {
     struct kv_cache kv;
     int layer;
     struct rope rope;
-    struct batch batch; /* arrays on the device */
-    void *q, *o, *qkv;  /* [T, H*D], [T, H*D], [T, (H+2K)*D] */
+    struct batch batch;    /* arrays on the device */
+    void *q, *o, *qkv;     /* [T, H*D], [T, H*D], [T, (H+2K)*D] */
     void *q_norm, *k_norm; /* [D] or NULL */
     int n_layers;
 };

@@ -13,9 +13,9 @@ enum { MAX_RUNS = 32 };
 
 struct row {
     int B, input_len, output_len;
-    double ttft, ttft_last;  /* seconds: the median request's, and until all have theirs */
-    double per_token;        /* seconds between two tokens of a sequence; 0: not measured */
-    double busy;             /* share of the decoding in which the device was at it */
+    double ttft, ttft_last; /* seconds: the median request's, and until all have theirs */
+    double per_token;       /* seconds between two tokens of a sequence; 0: not measured */
+    double busy;            /* share of the decoding in which the device was at it */
 };
 
 struct live { /* one request of a run */
@@ -23,14 +23,15 @@ struct live { /* one request of a run */
     int n; /* tokens that came */
 };
 
-static int submit_all(struct live *live, struct engine *e, int B, int input_len, int output_len, uint64_t seed, char *err,
-                      size_t err_bytes) {
+static int submit_all(struct live *live, struct engine *e, int B, int input_len, int output_len, uint64_t seed,
+                      char *err, size_t err_bytes) {
     const struct bench_workload random = {.seed = seed};
     int32_t *ids = malloc((size_t)input_len * sizeof *ids);
     int status = 0;
     CHECK(ids);
     for (int i = 0; i < B && !status; i++) {
-        struct request_params p = {.prompt = ids, .n_prompt = input_len, .sampling = sampling_default(), .user = &live[i]};
+        struct request_params p = {
+            .prompt = ids, .n_prompt = input_len, .sampling = sampling_default(), .user = &live[i]};
         p.sampling.temperature = 0;
         p.sampling.max_tokens = output_len;
         p.sampling.ignore_eos = true;
@@ -105,7 +106,7 @@ static int run_case(struct row *row, struct engine *e, int n_runs, uint64_t *see
     return 0;
 }
 
-/* ---- what it means ------------------------------------------------------------------------------------------------ */
+/* ---- what it means ----------------------------------------------------------------------------------------------- */
 
 struct figures {
     double prefill_tokens, prefill_flops, prefill_share; /* per second; of the matrix peak */
@@ -134,8 +135,9 @@ static void print_head(const struct bench_engine *b) {
            info->backend, b->open_seconds);
     printf("the machine reads %.0f GB/s and multiplies matrices at %.1f TFLOP/s; weights %.2f GB, KV pool %.2f GB\n\n",
            b->peaks.read / 1e9, b->peaks.gemm / 1e12, (double)info->weight_bytes / 1e9, (double)info->kv_bytes / 1e9);
-    printf("%4s %6s %6s | %9s %11s %9s %8s %6s | %9s %9s %10s %6s %10s %6s %6s\n", "B", "input", "output", "TTFT ms", "all ms",
-           "tok/s", "TFLOP/s", "share", "ms/token", "tok/s", "bytes ms", "share", "kernels ms", "share", "busy");
+    printf("%4s %6s %6s | %9s %11s %9s %8s %6s | %9s %9s %10s %6s %10s %6s %6s\n", "B", "input", "output", "TTFT ms",
+           "all ms", "tok/s", "TFLOP/s", "share", "ms/token", "tok/s", "bytes ms", "share", "kernels ms", "share",
+           "busy");
 }
 
 static void print_row(const struct bench_engine *b, const struct row *r) {
@@ -144,16 +146,19 @@ static void print_row(const struct bench_engine *b, const struct row *r) {
            1e3 * r->ttft_last, f.prefill_tokens, f.prefill_flops / 1e12, 100 * f.prefill_share);
     if (r->per_token > 0)
         printf("%9.3f %9.0f %10.3f %5.1f%% %10.3f %5.1f%% %5.1f%%\n", 1e3 * r->per_token, f.decode_tokens,
-               1e3 * f.decode.byte_floor, 100 * f.byte_share, 1e3 * f.decode.kernel_floor, 100 * f.kernel_share, 100 * r->busy);
+               1e3 * f.decode.byte_floor, 100 * f.byte_share, 1e3 * f.decode.kernel_floor, 100 * f.kernel_share,
+               100 * r->busy);
     else
         printf("%9s %9s %10s %6s %10s %6s %6s\n", "-", "-", "-", "-", "-", "-", "-");
     fflush(stdout);
 }
 
 static void print_legend(void) {
-    printf("\nTTFT: the median request's; all: until each has its first token, which is what tok/s and TFLOP/s of the prefill\n"
-           "count. bytes: weights and KV over the read bandwidth; kernels: the larger of bytes and arithmetic, kernel by\n"
-           "kernel; share: that floor over the time of a step. busy: share of the decoding in which the device worked.\n");
+    printf(
+        "\nTTFT: the median request's; all: until each has its first token, which is what tok/s and TFLOP/s of the "
+        "prefill\n"
+        "count. bytes: weights and KV over the read bandwidth; kernels: the larger of bytes and arithmetic, kernel by\n"
+        "kernel; share: that floor over the time of a step. busy: share of the decoding in which the device worked.\n");
 }
 
 static void add_row(cJSON *rows, const struct bench_engine *b, const struct row *r) {
@@ -197,7 +202,7 @@ static void print_json(const struct bench_engine *b, const struct row *rows, int
     bench_print_and_delete(root);
 }
 
-/* ---- the run ------------------------------------------------------------------------------------------------------ */
+/* ---- the run ----------------------------------------------------------------------------------------------------- */
 
 int bench_latency(const struct bench_latency_options *o, char *err, size_t err_bytes) {
     struct bench_engine b = {0};
@@ -215,11 +220,12 @@ int bench_latency(const struct bench_latency_options *o, char *err, size_t err_b
     if (engine.max_model_len && engine.max_model_len < most_len) engine.max_model_len = most_len;
     status = bench_engine_open(&b, &engine, true, err, err_bytes);
     if (!status && engine_info(b.engine)->max_model_len < most_len)
-        status = fail(err, err_bytes, STATUS_INVALID, "the longest case has %d tokens, but the model takes %d", most_len,
-                      engine_info(b.engine)->max_model_len);
+        status = fail(err, err_bytes, STATUS_INVALID, "the longest case has %d tokens, but the model takes %d",
+                      most_len, engine_info(b.engine)->max_model_len);
     if (!status && !o->json) print_head(&b);
     for (int i = 0; i < n && !status; i++) {
-        rows[i] = (struct row){.B = o->batch_sizes[i / o->n_input_lens], .input_len = o->input_lens[i % o->n_input_lens],
+        rows[i] = (struct row){.B = o->batch_sizes[i / o->n_input_lens],
+                               .input_len = o->input_lens[i % o->n_input_lens],
                                .output_len = o->output_len};
         if (o->progress.update) o->progress.update(o->progress.user, "latency", i, n);
         status = run_case(&rows[i], b.engine, o->n_runs, &seed, err, err_bytes);

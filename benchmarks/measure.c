@@ -23,7 +23,7 @@ double bench_quantile(double *values, size_t n, double p) {
     return i + 1 < n ? values[i] + (at - (double)i) * (values[i + 1] - values[i]) : values[n - 1];
 }
 
-/* ---- operands ----------------------------------------------------------------------------------------------------- */
+/* ---- operands ---------------------------------------------------------------------------------------------------- */
 
 int bench_arena_open(struct bench *b, size_t want, char *err, size_t err_bytes) {
     size_t free_bytes, total_bytes;
@@ -86,8 +86,8 @@ struct matrix bench_matrix(struct bench *b, enum dtype dtype, int rows, int cols
     const size_t mark = b->arena_used, n_groups = (size_t)cols / (size_t)group;
     const int32_t *qweight = bench_random(b, DTYPE_I32, n / 8, 0, 0);
     const int32_t *qzeros = bench_random(b, DTYPE_I32, n_groups * (size_t)rows / 8, 0, 0);
-    const uint16_t *scales = bench_random(b, DTYPE_F16, n_groups * (size_t)rows, 0.3f / sqrtf((float)cols),
-                                          0.1f / sqrtf((float)cols));
+    const uint16_t *scales =
+        bench_random(b, DTYPE_F16, n_groups * (size_t)rows, 0.3f / sqrtf((float)cols), 0.1f / sqrtf((float)cols));
     if (b->is_full) return w;
     awq_layout(b->e, &w, base);
     awq_pack(b->e, &w, 0, rows, qweight, qzeros, scales);
@@ -100,17 +100,18 @@ double bench_matrix_bytes(enum dtype dtype, int rows, int cols, int group) {
     return group ? n / 2 + n / group * 2.5 : n * (double)dtype_bytes(dtype);
 }
 
-/* ---- timing ------------------------------------------------------------------------------------------------------- */
+/* ---- timing ------------------------------------------------------------------------------------------------------ */
 
 enum { GRAPH_LAUNCHES_MAX = 2000, HOST_RUNS_MAX = 20000, WARM_SLOT = 0 };
 static const double GRAPH_SECONDS = 2e-3;
 
 /* Enqueues the graph, or n calls, `times` over and waits for the end. Seconds. */
-static double run_all(struct bench *b, struct exec_graph *graph, bench_body *run, void *user, int n, int n_copies, int times,
-                      int *status, char *err, size_t err_bytes) {
+static double run_all(struct bench *b, struct exec_graph *graph, bench_body *run, void *user, int n, int n_copies,
+                      int times, int *status, char *err, size_t err_bytes) {
     const double start = bench_now();
     for (int k = 0; k < times; k++) {
-        if (graph) exec_graph_launch(b->e, graph);
+        if (graph)
+            exec_graph_launch(b->e, graph);
         else
             for (int i = 0; i < n; i++) run(b, user, i % n_copies);
     }
@@ -119,8 +120,8 @@ static double run_all(struct bench *b, struct exec_graph *graph, bench_body *run
     return bench_now() - start;
 }
 
-static int record(struct exec_graph **graph, struct bench *b, bench_body *run, void *user, int n, int n_copies, char *err,
-                  size_t err_bytes) {
+static int record(struct exec_graph **graph, struct bench *b, bench_body *run, void *user, int n, int n_copies,
+                  char *err, size_t err_bytes) {
     *graph = NULL;
     if (!exec_graph_begin(b->e)) return exec_finish(b->e, err, err_bytes);
     for (int i = 0; i < n; i++) run(b, user, i % n_copies);
@@ -128,8 +129,8 @@ static int record(struct exec_graph **graph, struct bench *b, bench_body *run, v
     return exec_finish(b->e, err, err_bytes);
 }
 
-static int measure_gpu(struct bench_time *time, struct bench *b, bench_body *run, void *user, int n_copies, bool no_graph,
-                       char *err, size_t err_bytes) {
+static int measure_gpu(struct bench_time *time, struct bench *b, bench_body *run, void *user, int n_copies,
+                       bool no_graph, char *err, size_t err_bytes) {
     struct exec_graph *graph = NULL;
     int status = 0, n = n_copies;
     if (!no_graph) status = record(&graph, b, run, user, n, n_copies, err, err_bytes);
@@ -188,7 +189,7 @@ int bench_measure(struct bench_time *time, struct bench *b, bench_body *run, voi
     return measure_host(time, b, run, user, n_copies, err, err_bytes);
 }
 
-/* ---- the limits --------------------------------------------------------------------------------------------------- */
+/* ---- the limits -------------------------------------------------------------------------------------------------- */
 
 struct peak_operands {
     void *x, *y, *out;
@@ -252,9 +253,16 @@ void bench_peak_sizes(struct bench_peaks *peaks, bool is_gpu) {
 
 int bench_machine_peaks(struct bench_peaks *peaks, const char *backend, int n_threads, char *err, size_t err_bytes) {
     struct bench b = {.sample_seconds = 0.03, .n_samples = 5};
-    const struct exec_options o = {.backend = backend, .dtype = peaks->act, .n_threads = n_threads, .max_tokens = 8192,
-                                   .max_rows = 1, .max_width = 8192, .max_kv_len = 1, .max_heads = 1,
-                                   .max_head_dim = 64, .vocab = 1};
+    const struct exec_options o = {.backend = backend,
+                                   .dtype = peaks->act,
+                                   .n_threads = n_threads,
+                                   .max_tokens = 8192,
+                                   .max_rows = 1,
+                                   .max_width = 8192,
+                                   .max_kv_len = 1,
+                                   .max_heads = 1,
+                                   .max_head_dim = 64,
+                                   .vocab = 1};
     int status = exec_open(&b.e, &o, err, err_bytes);
     if (status) return status;
     b.is_gpu = exec_is_gpu(b.e);

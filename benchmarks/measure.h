@@ -22,10 +22,10 @@ int bench_measure(struct bench_time *time, struct bench *b, bench_body *run, voi
                   char *err, size_t err_bytes);
 
 struct bench_peaks {
-    double read;   /* bytes per second */
+    double read;       /* bytes per second */
     size_t read_bytes; /* the buffer that was read */
-    enum dtype act; /* the exec's */
-    double gemm;   /* FLOP per second of a square matrix product in the exec's dtype */
+    enum dtype act;    /* the exec's */
+    double gemm;       /* FLOP per second of a square matrix product in the exec's dtype */
     int gemm_size;
     double launch; /* seconds of the smallest op: what a call costs at least */
 };

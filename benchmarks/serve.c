@@ -1,7 +1,8 @@
 /* serve.c - `tandem bench serve`: a load on a running server with OpenAI's completions, and what its clients see.
  *
- * Open loop: requests arrive by a Gamma process of a given rate (burstiness 1 is Poisson) or as in a trace, whether or not
- * earlier ones are done. Closed loop: without a rate, max_concurrency of them are always under way. One thread, one poll.
+ * Open loop: requests arrive by a Gamma process of a given rate (burstiness 1 is Poisson) or as in a trace, whether or
+ * not earlier ones are done. Closed loop: without a rate, max_concurrency of them are always under way. One thread, one
+ * poll.
  *
  * Words as in vLLM's benchmark: TTFT from sending to the first token's event; ITL between two events that bring tokens;
  * E2EL to the end; TPOT = (E2EL - TTFT) / (tokens - 1). Waiting for max_concurrency is not counted. */
@@ -50,7 +51,7 @@ struct load {
     char model[256];
     struct bench_request *requests; /* owned */
     int n_requests, n_cut;
-    double *arrivals; /* owned: seconds from the start */
+    double *arrivals;       /* owned: seconds from the start */
     struct client *clients; /* owned [capacity]: 0 .. n_clients-1 are under way */
     struct pollfd *polls;
     int n_clients, capacity;
@@ -60,7 +61,7 @@ struct load {
     char failure[300]; /* the first */
 };
 
-/* ---- requests ----------------------------------------------------------------------------------------------------- */
+/* ---- requests ---------------------------------------------------------------------------------------------------- */
 
 static int resolve(struct load *l, char *err, size_t err_bytes) {
     const struct bench_serve_options *o = l->options;
@@ -79,15 +80,16 @@ static int resolve(struct load *l, char *err, size_t err_bytes) {
 /* Head and body in one malloc'ed piece. body NULL: a GET. */
 static char *make_request(const struct load *l, const char *path, const char *body, size_t *bytes) {
     const struct bench_serve_options *o = l->options;
-    const size_t body_bytes = body ? strlen(body) : 0, room = body_bytes + strlen(path) + strlen(o->host) + 1024 +
-                                                              (o->api_key ? strlen(o->api_key) : 0);
+    const size_t body_bytes = body ? strlen(body) : 0,
+                 room = body_bytes + strlen(path) + strlen(o->host) + 1024 + (o->api_key ? strlen(o->api_key) : 0);
     char *request = malloc(room);
     CHECK(request);
-    int n = snprintf(request, room, "%s %s HTTP/1.1\r\nHost: %s:%d\r\nConnection: close\r\n", body ? "POST" : "GET", path,
-                     o->host, o->port);
+    int n = snprintf(request, room, "%s %s HTTP/1.1\r\nHost: %s:%d\r\nConnection: close\r\n", body ? "POST" : "GET",
+                     path, o->host, o->port);
     if (o->api_key) n += snprintf(request + n, room - (size_t)n, "Authorization: Bearer %s\r\n", o->api_key);
     if (body)
-        n += snprintf(request + n, room - (size_t)n, "Content-Type: application/json\r\nContent-Length: %zu\r\n", body_bytes);
+        n += snprintf(request + n, room - (size_t)n, "Content-Type: application/json\r\nContent-Length: %zu\r\n",
+                      body_bytes);
     n += snprintf(request + n, room - (size_t)n, "\r\n%s", body ? body : "");
     *bytes = (size_t)n;
     return request;
@@ -128,8 +130,10 @@ static void take_line(void *user, const char *text) {
     const cJSON *choices = cJSON_GetObjectItemCaseSensitive(event, "choices"),
                 *usage = cJSON_GetObjectItemCaseSensitive(event, "usage");
     if (cJSON_IsArray(choices) && choices->child) {
-        if (c->t_first <= 0) c->t_first = t;
-        else sample_add(&c->load->itl, t - c->t_last);
+        if (c->t_first <= 0)
+            c->t_first = t;
+        else
+            sample_add(&c->load->itl, t - c->t_last);
         c->t_last = t;
         c->n_events++;
     }
@@ -183,15 +187,17 @@ static void finish(struct load *l, int at, bool whole) {
         l->n_good += (o->goodput_ttft_ms <= 0 || 1e3 * first <= o->goodput_ttft_ms) &&
                      (o->goodput_tpot_ms <= 0 || 1e3 * per_token <= o->goodput_tpot_ms);
     } else {
-        if (c->http.status) snprintf(what, sizeof what, "status %d: %s", c->http.status, c->said[0] ? c->said : "cut off");
-        else snprintf(what, sizeof what, "the connection ended without an answer");
+        if (c->http.status)
+            snprintf(what, sizeof what, "status %d: %s", c->http.status, c->said[0] ? c->said : "cut off");
+        else
+            snprintf(what, sizeof what, "the connection ended without an answer");
         count_failure(l, what);
     }
     http_stream_close(&c->http);
     l->clients[at] = l->clients[--l->n_clients];
 }
 
-/* ---- the loop ----------------------------------------------------------------------------------------------------- */
+/* ---- the loop ---------------------------------------------------------------------------------------------------- */
 
 static void plan_arrivals(struct load *l) {
     const struct bench_serve_options *o = l->options;
@@ -200,7 +206,8 @@ static void plan_arrivals(struct load *l) {
     l->arrivals = calloc((size_t)l->n_requests, sizeof *l->arrivals);
     CHECK(l->arrivals);
     for (int i = 0; i < l->n_requests; i++) {
-        if (o->replay > 0) l->arrivals[i] = l->requests[i].arrival / o->replay;
+        if (o->replay > 0)
+            l->arrivals[i] = l->requests[i].arrival / o->replay;
         else if (isfinite(o->request_rate)) {
             l->arrivals[i] = t;
             t += bench_random_gamma(&state, o->burstiness) / o->request_rate;
@@ -221,14 +228,18 @@ static int run(struct load *l, char *err, size_t err_bytes) {
         double now = bench_now() - t0;
         while (next < l->n_requests && l->n_clients < l->capacity && l->arrivals[next] <= now) start(l, next++);
         for (int i = 0; i < l->n_clients; i++)
-            l->polls[i] = (struct pollfd){.fd = l->clients[i].http.fd, .events = http_stream_events(&l->clients[i].http)};
+            l->polls[i] =
+                (struct pollfd){.fd = l->clients[i].http.fd, .events = http_stream_events(&l->clients[i].http)};
         double wait = 1;
         if (next < l->n_requests && l->n_clients < l->capacity) wait = fmin(wait, l->arrivals[next] - now);
-        const struct timespec timeout = {.tv_sec = (time_t)fmax(wait, 0), .tv_nsec = (long)(1e9 * (fmax(wait, 0) - floor(fmax(wait, 0))))};
+        wait = fmax(wait, 0);
+        const struct timespec timeout = {.tv_sec = (time_t)wait, .tv_nsec = (long)(1e9 * (wait - floor(wait)))};
         const int n_ready = ppoll(l->polls, (nfds_t)l->n_clients, &timeout, NULL);
-        if (n_ready > 0 || !l->n_clients) t_news = bench_now();
+        if (n_ready > 0 || !l->n_clients)
+            t_news = bench_now();
         else if (bench_now() - t_news > o->timeout)
-            return fail(err, err_bytes, STATUS_IO, "no answer for %.0f s with %d requests under way", o->timeout, l->n_clients);
+            return fail(err, err_bytes, STATUS_IO, "no answer for %.0f s with %d requests under way", o->timeout,
+                        l->n_clients);
         for (int i = l->n_clients; i-- > 0;) { /* backwards, for the last one takes the place of one that ends */
             if (!l->polls[i].revents) continue;
             const enum http_progress p = http_stream_advance(&l->clients[i].http, take_line, &l->clients[i]);
@@ -242,7 +253,7 @@ static int run(struct load *l, char *err, size_t err_bytes) {
     return 0;
 }
 
-/* ---- which model -------------------------------------------------------------------------------------------------- */
+/* ---- which model ------------------------------------------------------------------------------------------------- */
 
 struct answer {
     char text[65536];
@@ -266,26 +277,29 @@ static int ask_model(struct load *l, char *err, size_t err_bytes) {
     enum http_progress p = HTTP_GOING;
     while (!failure && p == HTTP_GOING) {
         struct pollfd poll_one = {.fd = http.fd, .events = http_stream_events(&http)};
-        if (poll(&poll_one, 1, (int)(1e3 * l->options->timeout)) <= 0) failure = ETIMEDOUT;
-        else p = http_stream_advance(&http, keep_line, a);
+        if (poll(&poll_one, 1, (int)(1e3 * l->options->timeout)) <= 0)
+            failure = ETIMEDOUT;
+        else
+            p = http_stream_advance(&http, keep_line, a);
     }
     cJSON *root = cJSON_Parse(a->text);
     const cJSON *data = cJSON_GetObjectItemCaseSensitive(root, "data"),
                 *id = cJSON_GetObjectItemCaseSensitive(cJSON_IsArray(data) ? data->child : NULL, "id");
-    if (cJSON_IsString(id)) snprintf(l->model, sizeof l->model, "%s", id->valuestring);
+    if (cJSON_IsString(id))
+        snprintf(l->model, sizeof l->model, "%s", id->valuestring);
     else if (failure || !http.status)
         status = fail(err, err_bytes, STATUS_IO, "no server at %s:%d%s%s", l->options->host, l->options->port,
                       failure ? ": " : "", failure ? strerror(failure) : "");
     else
-        status = fail(err, err_bytes, STATUS_INVALID, "GET /v1/models: status %d, no model in %.100s; use --model", http.status,
-                      a->text);
+        status = fail(err, err_bytes, STATUS_INVALID, "GET /v1/models: status %d, no model in %.100s; use --model",
+                      http.status, a->text);
     cJSON_Delete(root);
     http_stream_close(&http);
     free(a);
     return status;
 }
 
-/* ---- printing ----------------------------------------------------------------------------------------------------- */
+/* ---- printing ---------------------------------------------------------------------------------------------------- */
 
 static double mean(const struct sample_list *s) {
     double sum = 0;
@@ -301,9 +315,12 @@ static void print_people(struct load *l) {
     const struct bench_serve_options *o = l->options;
     struct sample_list *const metrics[] = {&l->ttft, &l->tpot, &l->itl, &l->e2el};
     printf("%s at %s:%d%s, ", l->model, o->host, o->port, o->path);
-    if (o->replay > 0) printf("the trace's arrivals %g times as fast", o->replay);
-    else if (isfinite(o->request_rate)) printf("%g requests/s, burstiness %g", o->request_rate, o->burstiness);
-    else printf("as fast as they are answered");
+    if (o->replay > 0)
+        printf("the trace's arrivals %g times as fast", o->replay);
+    else if (isfinite(o->request_rate))
+        printf("%g requests/s, burstiness %g", o->request_rate, o->burstiness);
+    else
+        printf("as fast as they are answered");
     if (o->max_concurrency) printf(", at most %d at a time", o->max_concurrency);
     printf("\n\nrequests            %12d", l->n_ok + l->n_failed);
     if (l->n_failed) printf("  (%d failed; the first: %s)", l->n_failed, l->failure);
@@ -314,8 +331,8 @@ static void print_people(struct load *l) {
         printf("good requests/s     %12.2f  (%d of %d)\n", l->n_good / l->seconds, l->n_good, l->n_ok + l->n_failed);
     printf("input tokens/s      %12.0f\n", l->input_tokens / l->seconds);
     printf("output tokens/s     %12.0f\n", l->output_tokens / l->seconds);
-    printf("tokens/s in all     %12.0f\n\n%-8s %10s %10s", (l->input_tokens + l->output_tokens) / l->seconds, "ms", "mean",
-           "median");
+    printf("tokens/s in all     %12.0f\n\n%-8s %10s %10s", (l->input_tokens + l->output_tokens) / l->seconds, "ms",
+           "mean", "median");
     for (int i = 0; i < o->n_percentiles; i++) printf("       p%-3g", o->percentiles[i]);
     printf(" %10s\n", "max");
     for (int m = 0; m < 4; m++) {
@@ -361,15 +378,19 @@ static void print_json(struct load *l) {
 int bench_serve(const struct bench_serve_options *o, char *err, size_t err_bytes) {
     struct load l = {.options = o};
     int status = resolve(&l, err, err_bytes);
-    if (!status && o->model) snprintf(l.model, sizeof l.model, "%s", o->model);
-    else if (!status) status = ask_model(&l, err, err_bytes);
+    if (!status && o->model)
+        snprintf(l.model, sizeof l.model, "%s", o->model);
+    else if (!status)
+        status = ask_model(&l, err, err_bytes);
     if (!status) status = workload_open(&l.requests, &l.n_requests, &l.n_cut, &o->workload, 0, err, err_bytes);
     if (!status) {
         plan_arrivals(&l);
         status = run(&l, err, err_bytes);
     }
-    if (!status && o->json) print_json(&l);
-    else if (!status) print_people(&l);
+    if (!status && o->json)
+        print_json(&l);
+    else if (!status)
+        print_people(&l);
     if (!status && l.n_failed) status = fail(err, err_bytes, STATUS_IO, "%d requests failed", l.n_failed);
     while (l.n_clients) http_stream_close(&l.clients[--l.n_clients].http);
     struct sample_list *const all[] = {&l.ttft, &l.tpot, &l.itl, &l.e2el};

@@ -12,8 +12,12 @@ struct point {
 };
 
 /* The i-th of a list, or the engine's own value where the list is empty. */
-static int pick(const int *list, int n, int i, int otherwise) { return n ? list[i % n] : otherwise; }
-static int at_least_one(int n) { return n ? n : 1; }
+static int pick(const int *list, int n, int i, int otherwise) {
+    return n ? list[i % n] : otherwise;
+}
+static int at_least_one(int n) {
+    return n ? n : 1;
+}
 
 /* Combination i; the first list changes slowest. */
 static struct point point_of(const struct bench_sweep_options *o, int i) {
@@ -27,7 +31,8 @@ static struct point point_of(const struct bench_sweep_options *o, int i) {
     i /= n_threshold;
     p.block_size = pick(o->block_sizes, o->n_block_sizes, i, o->engine.block_size);
     i /= n_block;
-    p.max_num_batched_tokens = pick(o->max_num_batched_tokens, o->n_max_num_batched_tokens, i, o->engine.max_num_batched_tokens);
+    p.max_num_batched_tokens =
+        pick(o->max_num_batched_tokens, o->n_max_num_batched_tokens, i, o->engine.max_num_batched_tokens);
     i /= n_tokens;
     p.max_num_seqs = pick(o->max_num_seqs, o->n_max_num_seqs, i, o->engine.max_num_seqs);
     return p;
@@ -53,12 +58,14 @@ static int run_point(struct point *p, const struct bench_sweep_options *o, char 
 
 static void print_head(bool csv) {
     if (csv)
-        puts("max_num_seqs,max_num_batched_tokens,block_size,long_prefill_token_threshold,kv_cache_dtype,blocks,seconds,"
-             "requests_per_s,input_tokens_per_s,output_tokens_per_s,tokens_per_step,preemptions,prefix_hit_rate,"
-             "ttft_median_s,per_token_median_s,device_busy");
+        puts(
+            "max_num_seqs,max_num_batched_tokens,block_size,long_prefill_token_threshold,kv_cache_dtype,blocks,seconds,"
+            "requests_per_s,input_tokens_per_s,output_tokens_per_s,tokens_per_step,preemptions,prefix_hit_rate,"
+            "ttft_median_s,per_token_median_s,device_busy");
     else
-        printf("%8s %8s %6s %9s %8s %8s | %8s %9s %9s %9s %9s %8s %9s %9s %6s\n", "seqs", "tokens", "block", "threshold", "kv",
-               "blocks", "s", "req/s", "in tok/s", "out tok/s", "tok/step", "preempt", "TTFT ms", "ms/token", "busy");
+        printf("%8s %8s %6s %9s %8s %8s | %8s %9s %9s %9s %9s %8s %9s %9s %6s\n", "seqs", "tokens", "block",
+               "threshold", "kv", "blocks", "s", "req/s", "in tok/s", "out tok/s", "tok/step", "preempt", "TTFT ms",
+               "ms/token", "busy");
 }
 
 static void print_point(const struct point *p, bool csv) {
@@ -68,8 +75,8 @@ static void print_point(const struct point *p, bool csv) {
     if (csv)
         printf("%d,%d,%d,%d,%s,%d,%.4f,%.4f,%.2f,%.2f,%.2f,%.0f,%.4f,%.6f,%.6f,%.4f\n", p->max_num_seqs,
                p->max_num_batched_tokens, p->block_size, p->threshold, kv, p->n_blocks, s, t->n_requests / s,
-               t->input_tokens / s, t->output_tokens / s, t->tokens_per_step, t->n_preemptions, t->hit_rate, t->ttft_median,
-               t->per_token_median, t->busy);
+               t->input_tokens / s, t->output_tokens / s, t->tokens_per_step, t->n_preemptions, t->hit_rate,
+               t->ttft_median, t->per_token_median, t->busy);
     else
         printf("%8d %8d %6d %9d %8s %8d | %8.2f %9.2f %9.0f %9.0f %9.1f %8.0f %9.1f %9.2f %5.1f%%\n", p->max_num_seqs,
                p->max_num_batched_tokens, p->block_size, p->threshold, kv, p->n_blocks, s, t->n_requests / s,
@@ -92,7 +99,8 @@ static void add_point(cJSON *list, const struct point *p) {
 
 int bench_sweep(const struct bench_sweep_options *o, char *err, size_t err_bytes) {
     const int n = at_least_one(o->n_kv_cache_dtypes) * at_least_one(o->n_long_prefill_token_thresholds) *
-                  at_least_one(o->n_block_sizes) * at_least_one(o->n_max_num_batched_tokens) * at_least_one(o->n_max_num_seqs);
+                  at_least_one(o->n_block_sizes) * at_least_one(o->n_max_num_batched_tokens) *
+                  at_least_one(o->n_max_num_seqs);
     cJSON *list = cJSON_CreateArray();
     int status = 0;
     if (!o->json) print_head(o->csv);
@@ -101,11 +109,15 @@ int bench_sweep(const struct bench_sweep_options *o, char *err, size_t err_bytes
         if (o->progress.update) o->progress.update(o->progress.user, "sweep", i, n);
         status = run_point(&p, o, err, err_bytes);
         if (status) break;
-        if (o->json) add_point(list, &p);
-        else print_point(&p, o->csv);
+        if (o->json)
+            add_point(list, &p);
+        else
+            print_point(&p, o->csv);
     }
     if (o->progress.update) o->progress.update(o->progress.user, NULL, n, n);
-    if (o->json && !status) bench_print_and_delete(list);
-    else cJSON_Delete(list);
+    if (o->json && !status)
+        bench_print_and_delete(list);
+    else
+        cJSON_Delete(list);
     return status;
 }

@@ -20,8 +20,8 @@ static int submit(struct engine *e, const struct bench_workload *w, const struct
     return engine_submit(e, &p, NULL, err, err_bytes);
 }
 
-int throughput_run(struct throughput *t, struct engine *e, const struct bench_workload *w, const struct bench_progress *progress,
-                   char *err, size_t err_bytes) {
+int throughput_run(struct throughput *t, struct engine *e, const struct bench_workload *w,
+                   const struct bench_progress *progress, char *err, size_t err_bytes) {
     const int max_len = engine_info(e)->max_model_len, bound = most_in_engine(e);
     struct bench_request *requests = NULL;
     struct engine_stats before, after;
@@ -76,8 +76,8 @@ int throughput_run(struct throughput *t, struct engine *e, const struct bench_wo
 static void print_people(const struct bench_engine *b, const struct throughput *t) {
     const struct engine_info *info = engine_info(b->engine);
     const double s = t->seconds;
-    printf("%s, %s, KV %s (%d blocks of %d tokens), %s\n", b->model.name, dtype_name(info->dtype), dtype_name(info->kv_dtype),
-           info->n_blocks, info->block_size, info->backend);
+    printf("%s, %s, KV %s (%d blocks of %d tokens), %s\n", b->model.name, dtype_name(info->dtype),
+           dtype_name(info->kv_dtype), info->n_blocks, info->block_size, info->backend);
     printf("max_num_seqs %d, max_num_batched_tokens %d, prefix caching %s\n\n", info->max_num_seqs,
            info->max_num_batched_tokens, info->prefix_caching ? "on" : "off");
     printf("requests            %12d", t->n_requests);

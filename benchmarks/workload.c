@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- random numbers ----------------------------------------------------------------------------------------------- */
+/* ---- random numbers ---------------------------------------------------------------------------------------------- */
 
 uint64_t bench_random_bits(uint64_t *state) { /* splitmix64 */
     uint64_t z = *state += 0x9e3779b97f4a7c15u;
@@ -15,7 +15,9 @@ uint64_t bench_random_bits(uint64_t *state) { /* splitmix64 */
     return z ^ z >> 31;
 }
 
-double bench_random_unit(uint64_t *state) { return ((double)(bench_random_bits(state) >> 11) + 0.5) * 0x1p-53; }
+double bench_random_unit(uint64_t *state) {
+    return ((double)(bench_random_bits(state) >> 11) + 0.5) * 0x1p-53;
+}
 
 static double random_normal(uint64_t *state) {
     const double radius = sqrt(-2 * log(bench_random_unit(state)));
@@ -33,7 +35,7 @@ double bench_random_gamma(uint64_t *state, double shape) {
     }
 }
 
-/* ---- traces ------------------------------------------------------------------------------------------------------- */
+/* ---- traces ------------------------------------------------------------------------------------------------------ */
 
 /* Seconds of the day in "2023-11-16 18:17:03.9799600", days added; negative: not in that form. */
 static double read_timestamp(const char *text) {
@@ -43,7 +45,8 @@ static double read_timestamp(const char *text) {
     return ((day * 24.0 + hour) * 60 + minute) * 60 + second;
 }
 
-static int read_trace(struct bench_request **requests, int *n, const char *path, int most, char *err, size_t err_bytes) {
+static int read_trace(struct bench_request **requests, int *n, const char *path, int most, char *err,
+                      size_t err_bytes) {
     FILE *f = fopen(path, "r");
     char line[256];
     int capacity = 0, number = 1, status = 0;
@@ -52,13 +55,15 @@ static int read_trace(struct bench_request **requests, int *n, const char *path,
     *n = 0;
     if (!f) return fail(err, err_bytes, STATUS_NOT_FOUND, "%s: %s", path, strerror(errno));
     if (!fgets(line, sizeof line, f) || strncmp(line, "TIMESTAMP,ContextTokens,GeneratedTokens", 39))
-        status = fail(err, err_bytes, STATUS_INVALID, "%s: expected the columns TIMESTAMP,ContextTokens,GeneratedTokens", path);
+        status = fail(err, err_bytes, STATUS_INVALID,
+                      "%s: expected the columns TIMESTAMP,ContextTokens,GeneratedTokens", path);
     while (!status && (!most || *n < most) && fgets(line, sizeof line, f)) {
         struct bench_request r;
         const char *comma = strchr(line, ',');
         const double t = read_timestamp(line);
         number++;
-        if (t < 0 || !comma || sscanf(comma, ",%d,%d", &r.n_prompt, &r.n_output) != 2 || r.n_prompt < 0 || r.n_output < 0) {
+        if (t < 0 || !comma || sscanf(comma, ",%d,%d", &r.n_prompt, &r.n_output) != 2 || r.n_prompt < 0 ||
+            r.n_output < 0) {
             status = fail(err, err_bytes, STATUS_INVALID, "%s, line %d: expected a time and two counts", path, number);
             break;
         }
@@ -85,8 +90,8 @@ static int uniform_length(uint64_t *state, int len, double ratio) {
     return (int)(low + bench_random_unit(state) * (high - low + 1));
 }
 
-int workload_open(struct bench_request **requests, int *n, int *n_cut, const struct bench_workload *w, int max_len, char *err,
-                  size_t err_bytes) {
+int workload_open(struct bench_request **requests, int *n, int *n_cut, const struct bench_workload *w, int max_len,
+                  char *err, size_t err_bytes) {
     *n_cut = 0;
     if (w->trace) {
         const int status = read_trace(requests, n, w->trace, w->n_prompts, err, err_bytes);
@@ -97,9 +102,9 @@ int workload_open(struct bench_request **requests, int *n, int *n_cut, const str
         *requests = calloc((size_t)*n + 1, sizeof **requests);
         CHECK(*requests);
         for (int i = 0; i < *n; i++)
-            (*requests)[i] = (struct bench_request){
-                .n_prompt = w->prefix_len + uniform_length(&state, w->input_len, w->range_ratio),
-                .n_output = uniform_length(&state, w->output_len, w->range_ratio)};
+            (*requests)[i] =
+                (struct bench_request){.n_prompt = w->prefix_len + uniform_length(&state, w->input_len, w->range_ratio),
+                                       .n_output = uniform_length(&state, w->output_len, w->range_ratio)};
     }
     for (int i = 0; i < *n; i++) {
         struct bench_request *r = &(*requests)[i];

@@ -9,8 +9,8 @@ struct bench_request {
 };
 
 /* Owned: *requests is malloc'ed. Lengths are kept within max_len in all; n_cut says how many had to be. */
-int workload_open(struct bench_request **requests, int *n, int *n_cut, const struct bench_workload *w, int max_len, char *err,
-                  size_t err_bytes);
+int workload_open(struct bench_request **requests, int *n, int *n_cut, const struct bench_workload *w, int max_len,
+                  char *err, size_t err_bytes);
 
 uint64_t bench_random_bits(uint64_t *state);
 double bench_random_unit(uint64_t *state); /* (0, 1) */

@@ -8,7 +8,9 @@ void probe_read(struct exec *e, uint32_t *out, const void *p, size_t bytes) {
     e->ops->probe_read(e, out, p, bytes);
 }
 
-const char *probe_library(const struct exec *e) { return e->ops->library; }
+const char *probe_library(const struct exec *e) {
+    return e->ops->library;
+}
 
 bool probe_library_linear(struct exec *e, void *y, const void *x, const struct matrix *w, int T) {
     if (e->failed || !T || !e->ops->library_linear) return false;

@@ -11,7 +11,7 @@
 
 int cmd_bench(int argc, char **argv);
 
-/* ---- shared ------------------------------------------------------------------------------------------------------- */
+/* ---- shared ------------------------------------------------------------------------------------------------------ */
 
 static void show_progress(void *user, const char *what, int done, int total) {
     struct progress *p = user;
@@ -49,13 +49,14 @@ static int outcome(int status, const char *err) {
     return status == 0 ? 0 : 1;
 }
 
-/* ---- kernels ------------------------------------------------------------------------------------------------------ */
+/* ---- kernels ----------------------------------------------------------------------------------------------------- */
 
 static int bench_kernels_command(int argc, char **argv) {
     static const struct command_help help = {
         .name = "bench kernels",
         .operands = "",
-        .summary = "Times every kernel at the sizes of real models, beside the limit that binds it, measured in the same run.",
+        .summary =
+            "Times every kernel at the sizes of real models, beside the limit that binds it, measured in the same run.",
         .example = "tandem bench kernels --model Qwen3-14B Qwen3-14B-AWQ --only '^linear'\n"
                    "  tandem bench kernels --model weights/sample/small --tokens 1 16 --json\n"
                    "  tandem bench kernels --only attention --list",
@@ -68,10 +69,12 @@ static int bench_kernels_command(int argc, char **argv) {
     const struct option_spec specs[] = {
         FLAG(LIST, "model", &models, "MODEL...", "folders, shape files, or names that benchmarks/configs has",
              .shown = "all of benchmarks/configs on a GPU, else Qwen3-0.6B"),
-        FLAG(STRING, "only", &b.only, "PATTERN", "cases whose kernel/model/shape/T=... matches this regular expression"),
+        FLAG(STRING, "only", &b.only, "PATTERN",
+             "cases whose kernel/model/shape/T=... matches this regular expression"),
         FLAG(LIST, "tokens", &tokens, "N...", "tokens per call", .shown = "from 1 to 8192"),
         FLAG(BOOL, "list", &b.list, NULL, "show the cases and measure nothing"),
-        FLAG(STRING, "device", &b.backend, "NAME", "cpu or cuda", .shown = "cuda where there is a GPU", .alias = "backend"),
+        FLAG(STRING, "device", &b.backend, "NAME", "cpu or cuda", .shown = "cuda where there is a GPU",
+             .alias = "backend"),
         FLAG(INT, "threads", &b.n_threads, "N", "of the CPU backend", .low = 0, .high = 1024, .shown = "one per core"),
         FLAG(INT, "samples", &b.n_samples, "N", "of which the median counts", .low = 1, .high = 64),
         FLAG(DOUBLE, "sample-ms", &b.sample_ms, "MS", "what each sample lasts, at least", .low = 0.01, .high = 60000),
@@ -94,20 +97,23 @@ done:
     return exit_code;
 }
 
-/* ---- latency ------------------------------------------------------------------------------------------------------ */
+/* ---- latency ----------------------------------------------------------------------------------------------------- */
 
 static int bench_latency_command(int argc, char **argv) {
     static const struct command_help help = {
         .name = "bench latency",
         .operands = "MODEL",
         .summary = "Time to the first token and per token, by batch size and context, beside the floors of a step.",
-        .example = "tandem bench latency Qwen3-14B-AWQ --batch-size 1 16 64 --input-len 1024 8192\n"
-                   "  tandem bench latency weights/sample/small --batch-size 1 8 --input-len 128 --output-len 32 --json",
+        .example =
+            "tandem bench latency Qwen3-14B-AWQ --batch-size 1 16 64 --input-len 1024 8192\n"
+            "  tandem bench latency weights/sample/small --batch-size 1 8 --input-len 128 --output-len 32 --json",
         .min_operands = 1,
         .max_operands = 1,
     };
     struct progress progress = {0};
-    struct bench_latency_options b = {.engine = engine_default_options(), .output_len = 128, .n_runs = 3,
+    struct bench_latency_options b = {.engine = engine_default_options(),
+                                      .output_len = 128,
+                                      .n_runs = 3,
                                       .progress = {.update = show_progress, .user = &progress}};
     struct option_list batch_sizes = {0}, input_lens = {0};
     static const int default_batch_sizes[] = {1, 16, 64}, default_input_lens[] = {1024};
@@ -117,7 +123,8 @@ static int bench_latency_command(int argc, char **argv) {
         FLAG(LIST, "batch-size", &batch_sizes, "N...", "sequences at a time", .shown = "1 16 64"),
         FLAG(LIST, "input-len", &input_lens, "N...", "tokens of each prompt", .shown = "1024"),
         FLAG(INT, "output-len", &b.output_len, "N", "tokens that each generates", .low = 1, .high = 1 << 20),
-        FLAG(INT, "runs", &b.n_runs, "N", "of each case, after one to warm up; the median counts", .low = 1, .high = 32),
+        FLAG(INT, "runs", &b.n_runs, "N", "of each case, after one to warm up; the median counts", .low = 1,
+             .high = 32),
         FLAG(BOOL, "json", &b.json, NULL, "print one JSON object"),
         ENGINE_FLAGS(b.engine),
         {0},
@@ -141,14 +148,15 @@ done:
     return exit_code;
 }
 
-/* ---- throughput and sweep ----------------------------------------------------------------------------------------- */
+/* ---- throughput and sweep ---------------------------------------------------------------------------------------- */
 
 /* Rows that say what the requests are. */
 #define WORKLOAD_FLAGS(w)                                                                                              \
     FLAG_TITLE("Requests"),                                                                                            \
-        FLAG(STRING, "trace", &(w).trace, "FILE", "CSV of TIMESTAMP,ContextTokens,GeneratedTokens to take lengths from"), \
-        FLAG(INT, "num-prompts", &(w).n_prompts, "N", "requests, or that many of the trace", .low = 1, .high = 1 << 24, \
-             .shown = "100, or the whole trace"),                                                                      \
+        FLAG(STRING, "trace", &(w).trace, "FILE",                                                                      \
+             "CSV of TIMESTAMP,ContextTokens,GeneratedTokens to take lengths from"),                                   \
+        FLAG(INT, "num-prompts", &(w).n_prompts, "N", "requests, or that many of the trace", .low = 1,                 \
+             .high = 1 << 24, .shown = "100, or the whole trace"),                                                     \
         FLAG(INT, "input-len", &(w).input_len, "N", "tokens of a prompt", .low = 1, .high = 1 << 22),                  \
         FLAG(INT, "output-len", &(w).output_len, "N", "tokens that a request generates", .low = 1, .high = 1 << 22),   \
         FLAG(INT, "prefix-len", &(w).prefix_len, "N", "tokens in front of all prompts that they share", .low = 0,      \
@@ -175,7 +183,8 @@ static int bench_throughput_command(int argc, char **argv) {
         .max_operands = 1,
     };
     struct progress progress = {0};
-    struct bench_throughput_options b = {.engine = engine_default_options(), .workload = default_workload,
+    struct bench_throughput_options b = {.engine = engine_default_options(),
+                                         .workload = default_workload,
                                          .progress = {.update = show_progress, .user = &progress}};
     int seed = 0, exit_code;
     const struct option_spec specs[] = {
@@ -200,13 +209,16 @@ static int bench_sweep_command(int argc, char **argv) {
         .name = "bench sweep",
         .operands = "MODEL",
         .summary = "Throughput over every combination of the batching parameters that are listed.",
-        .example = "tandem bench sweep Qwen3-14B-AWQ --sweep-max-num-seqs 16 64 256 --sweep-max-num-batched-tokens 2048 8192 --csv\n"
-                   "  tandem bench sweep weights/sample/small --num-prompts 32 --input-len 64 --sweep-max-num-seqs 1 4 16",
+        .example =
+            "tandem bench sweep Qwen3-14B-AWQ --sweep-max-num-seqs 16 64 256 --sweep-max-num-batched-tokens 2048 8192 "
+            "--csv\n"
+            "  tandem bench sweep weights/sample/small --num-prompts 32 --input-len 64 --sweep-max-num-seqs 1 4 16",
         .min_operands = 1,
         .max_operands = 1,
     };
     struct progress progress = {0};
-    struct bench_sweep_options b = {.engine = engine_default_options(), .workload = default_workload,
+    struct bench_sweep_options b = {.engine = engine_default_options(),
+                                    .workload = default_workload,
                                     .progress = {.update = show_progress, .user = &progress}};
     struct option_list seqs = {0}, tokens = {0}, blocks = {0}, thresholds = {0}, kv = {0};
     int *counts[4] = {0}, seed = 0, exit_code;
@@ -215,7 +227,8 @@ static int bench_sweep_command(int argc, char **argv) {
         FLAG(LIST, "sweep-max-num-seqs", &seqs, "N...", "values of --max-num-seqs"),
         FLAG(LIST, "sweep-max-num-batched-tokens", &tokens, "N...", "values of --max-num-batched-tokens"),
         FLAG(LIST, "sweep-block-size", &blocks, "N...", "values of --block-size"),
-        FLAG(LIST, "sweep-long-prefill-token-threshold", &thresholds, "N...", "values of --long-prefill-token-threshold"),
+        FLAG(LIST, "sweep-long-prefill-token-threshold", &thresholds, "N...",
+             "values of --long-prefill-token-threshold"),
         FLAG(LIST, "sweep-kv-cache-dtype", &kv, "TYPE...", "values of --kv-cache-dtype"),
         FLAG(BOOL, "csv", &b.csv, NULL, "print comma-separated values"),
         FLAG(BOOL, "json", &b.json, NULL, "print one JSON array"),
@@ -230,7 +243,8 @@ static int bench_sweep_command(int argc, char **argv) {
     if (!read_counts(&counts[0], &b.n_max_num_seqs, &seqs, "sweep-max-num-seqs", 4096) ||
         !read_counts(&counts[1], &b.n_max_num_batched_tokens, &tokens, "sweep-max-num-batched-tokens", 1 << 17) ||
         !read_counts(&counts[2], &b.n_block_sizes, &blocks, "sweep-block-size", 256) ||
-        !read_counts(&counts[3], &b.n_long_prefill_token_thresholds, &thresholds, "sweep-long-prefill-token-threshold", 1 << 22))
+        !read_counts(&counts[3], &b.n_long_prefill_token_thresholds, &thresholds, "sweep-long-prefill-token-threshold",
+                     1 << 22))
         goto done;
     b.max_num_seqs = counts[0];
     b.max_num_batched_tokens = counts[1];
@@ -247,7 +261,7 @@ done:
     return exit_code;
 }
 
-/* ---- serve -------------------------------------------------------------------------------------------------------- */
+/* ---- serve ------------------------------------------------------------------------------------------------------- */
 
 /* "ttft:200" and "tpot:50", in milliseconds. */
 static bool read_goodput(struct bench_serve_options *b, const struct option_list *list) {
@@ -273,8 +287,13 @@ static int bench_serve_command(int argc, char **argv) {
                    "  tandem bench serve --port 8000 --num-prompts 64 --max-concurrency 16 --input-len 512",
     };
     struct progress progress = {0};
-    struct bench_serve_options b = {.host = "127.0.0.1", .port = 8000, .path = "/v1/completions", .vocab = 5000,
-                                    .workload = default_workload, .burstiness = 1, .timeout = 120,
+    struct bench_serve_options b = {.host = "127.0.0.1",
+                                    .port = 8000,
+                                    .path = "/v1/completions",
+                                    .vocab = 5000,
+                                    .workload = default_workload,
+                                    .burstiness = 1,
+                                    .timeout = 120,
                                     .progress = {.update = show_progress, .user = &progress}};
     struct option_list goodput = {0}, percentiles = {0};
     double rate = 0, values[16] = {90, 99};
@@ -289,8 +308,10 @@ static int bench_serve_command(int argc, char **argv) {
         FLAG(DOUBLE, "timeout", &b.timeout, "S", "give up after so long without an answer", .low = 1, .high = 86400),
         FLAG_TITLE("Load"),
         FLAG(DOUBLE, "request-rate", &rate, "X", "requests per second", .low = 0, .high = 1e6, .shown = "all at once"),
-        FLAG(DOUBLE, "burstiness", &b.burstiness, "X", "1: Poisson arrivals; less: burstier", .low = 0.01, .high = 1000),
-        FLAG(DOUBLE, "replay", &b.replay, "X", "arrivals of the trace, X times as fast", .low = 0, .high = 1e6, .shown = "off"),
+        FLAG(DOUBLE, "burstiness", &b.burstiness, "X", "1: Poisson arrivals; less: burstier", .low = 0.01,
+             .high = 1000),
+        FLAG(DOUBLE, "replay", &b.replay, "X", "arrivals of the trace, X times as fast", .low = 0, .high = 1e6,
+             .shown = "off"),
         FLAG(INT, "max-concurrency", &b.max_concurrency, "N", "requests under way at a time, at most", .low = 0,
              .high = 1 << 16, .shown = "no bound"),
         FLAG(INT, "vocab", &b.vocab, "N", "prompts are random ids below this", .low = 1, .high = 1 << 22),

@@ -1,10 +1,8 @@
-/* attention_decode: one token of each of B = T sequences over its context, in the activations' dtype and in fp8. Reads K
- * and V once; 4 H D FLOPs per position. */
+/* attention_decode: one token of each of B = T sequences over its context, in the activations' dtype and in fp8. Reads
+ * K and V once; 4 H D FLOPs per position. */
 #include "benchmarks/kv_operands.h"
 
-static const struct {
-    int B, context;
-} sizes[] = {{1, 4096}, {1, 32768}, {16, 1024}, {32, 4096}, {64, 1024}};
+static const struct { int B, context; } sizes[] = {{1, 4096}, {1, 32768}, {16, 1024}, {32, 4096}, {64, 1024}};
 
 static void cases(struct bench_list *list, const struct bench_model *m) {
     const int H = m->config.n_heads, K = m->config.n_kv_heads, D = m->config.head_dim;
@@ -13,7 +11,8 @@ static void cases(struct bench_list *list, const struct bench_model *m) {
             const int B = sizes[i].B, context = sizes[i].context;
             const enum dtype kv = fp8 ? DTYPE_F8_E4M3 : m->act;
             const double positions = (double)B * context;
-            const struct bench_case c = {.T = B, .n = {H, K, D, (int)kv, context},
+            const struct bench_case c = {.T = B,
+                                         .n = {H, K, D, (int)kv, context},
                                          .flops = 4 * positions * H * D,
                                          .bytes = positions * kv_token_bytes(kv, K, D) +
                                                   2.0 * B * H * D * (double)dtype_bytes(m->act)};
@@ -23,8 +22,14 @@ static void cases(struct bench_list *list, const struct bench_model *m) {
 }
 
 static void make(struct bench *b, const struct bench_case *c, void *operands) {
-    const struct kv_sizes s = {.B = c->T, .n_query = 1, .kv_len = c->n[4], .H = c->n[0], .K = c->n[1], .D = c->n[2],
-                               .kv_dtype = (enum dtype)c->n[3], .needs_content = true};
+    const struct kv_sizes s = {.B = c->T,
+                               .n_query = 1,
+                               .kv_len = c->n[4],
+                               .H = c->n[0],
+                               .K = c->n[1],
+                               .D = c->n[2],
+                               .kv_dtype = (enum dtype)c->n[3],
+                               .needs_content = true};
     kv_operands_make(operands, b, c->act, &s);
 }
 

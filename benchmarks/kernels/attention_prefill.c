@@ -1,5 +1,5 @@
-/* attention_prefill: a whole prompt of T tokens attends to itself, causally, over the paged KV. 4 H D FLOPs per pair, of
- * which there are T (T + 1) / 2. */
+/* attention_prefill: a whole prompt of T tokens attends to itself, causally, over the paged KV. 4 H D FLOPs per pair,
+ * of which there are T (T + 1) / 2. */
 #include "benchmarks/kv_operands.h"
 
 static const int lengths[] = {1024, 2048, 4096, 8192};
@@ -10,17 +10,25 @@ static void cases(struct bench_list *list, const struct bench_model *m) {
         for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
             const double T = lengths[i];
             const enum dtype kv = fp8 ? DTYPE_F8_E4M3 : m->act;
-            const struct bench_case c = {.T = lengths[i], .n = {H, K, D, (int)kv}, .flops = 2 * T * (T + 1) * H * D,
-                                         .bytes = T * (kv_token_bytes(kv, K, D) +
-                                                       2.0 * H * D * (double)dtype_bytes(m->act))};
+            const struct bench_case c = {
+                .T = lengths[i],
+                .n = {H, K, D, (int)kv},
+                .flops = 2 * T * (T + 1) * H * D,
+                .bytes = T * (kv_token_bytes(kv, K, D) + 2.0 * H * D * (double)dtype_bytes(m->act))};
             if (lengths[i] <= m->config.max_positions)
                 bench_case_add(list, m, &c, "H=%d K=%d D=%d%s", H, K, D, fp8 ? " fp8" : "");
         }
 }
 
 static void make(struct bench *b, const struct bench_case *c, void *operands) {
-    const struct kv_sizes s = {.B = 1, .n_query = c->T, .kv_len = c->T, .H = c->n[0], .K = c->n[1], .D = c->n[2],
-                               .kv_dtype = (enum dtype)c->n[3], .needs_content = true};
+    const struct kv_sizes s = {.B = 1,
+                               .n_query = c->T,
+                               .kv_len = c->T,
+                               .H = c->n[0],
+                               .K = c->n[1],
+                               .D = c->n[2],
+                               .kv_dtype = (enum dtype)c->n[3],
+                               .needs_content = true};
     kv_operands_make(operands, b, c->act, &s);
 }
 

@@ -1,5 +1,5 @@
 /* linear: y [T, rows] = x [T, cols] W' for the four matrices of a layer, dense or AWQ, as the engine picks the kernel.
- * Reads W and x, writes y; 2 T rows cols FLOPs. Compared with the vendor's library on a dense bf16 W of the same shape. */
+ * Reads W and x, writes y; 2 T rows cols FLOPs. Compared with the vendor's library on a dense bf16 W of that shape. */
 #include "benchmarks/kernel_bench.h"
 
 #include <stdio.h>
@@ -18,7 +18,8 @@ static void cases(struct bench_list *list, const struct bench_model *m) {
         for (int i = 0; i < n; i++) {
             const int rows = sizes[j].rows, cols = sizes[j].cols, T = tokens[i];
             struct bench_case c = {.T = T, .n = {rows, cols, m->group}, .flops = 2.0 * T * rows * cols};
-            c.bytes = bench_matrix_bytes(m->act, rows, cols, m->group) + (double)T * (rows + cols) * (double)dtype_bytes(m->act);
+            c.bytes = bench_matrix_bytes(m->act, rows, cols, m->group) +
+                      (double)T * (rows + cols) * (double)dtype_bytes(m->act);
             snprintf(c.same_as, sizeof c.same_as, "linear %dx%d T=%d", rows, cols, T);
             bench_case_add(list, m, &c, "%s %dx%d", sizes[j].name, rows, cols);
         }

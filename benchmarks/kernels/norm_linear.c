@@ -15,7 +15,8 @@ static void cases(struct bench_list *list, const struct bench_model *m) {
     for (int i = 0; i < n; i++) {
         const int T = tokens[i];
         struct bench_case c = {.T = T, .n = {rows, cols, m->group, m->config.qkv_bias}, .flops = 2.0 * T * rows * cols};
-        c.bytes = bench_matrix_bytes(m->act, rows, cols, m->group) + (double)T * (rows + cols) * (double)dtype_bytes(m->act);
+        c.bytes =
+            bench_matrix_bytes(m->act, rows, cols, m->group) + (double)T * (rows + cols) * (double)dtype_bytes(m->act);
         bench_case_add(list, m, &c, "qkv %dx%d", rows, cols);
     }
 }

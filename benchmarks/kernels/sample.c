@@ -29,8 +29,12 @@ static void make(struct bench *b, const struct bench_case *c, void *operands) {
     o->stages = first->stages;
     if (b->copy) return;
     for (int r = 0; r < c->T; r++)
-        params[r] = (struct sample_params){.temperature = c->n[1] ? 0.8f : 0, .top_p = c->n[1] >= 2 ? 0.9f : 1,
-                                           .top_k = c->n[1] == 3 ? 20 : 0, .repetition = 1, .seed = 1, .position = r};
+        params[r] = (struct sample_params){.temperature = c->n[1] ? 0.8f : 0,
+                                           .top_p = c->n[1] >= 2 ? 0.9f : 1,
+                                           .top_k = c->n[1] == 3 ? 20 : 0,
+                                           .repetition = 1,
+                                           .seed = 1,
+                                           .position = r};
     o->stages = sample_set(b->e, params, c->T, c->n[0]);
 }
 

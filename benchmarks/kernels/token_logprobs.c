@@ -1,4 +1,4 @@
-/* token_logprobs: of R = T rows of logits [R, V] f32 the chosen token's and the 20 most likely. Reads the logits once. */
+/* token_logprobs: the chosen token's and the 20 most likely of R = T rows of logits [R, V] f32, which it reads once. */
 #include "benchmarks/kernel_bench.h"
 
 enum { MOST_ROWS = 256, TOP = 20 };

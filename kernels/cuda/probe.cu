@@ -36,7 +36,8 @@ __global__ static void __launch_bounds__(PROBE_THREADS) read_all(uint32_t *out, 
 }
 
 void cuda__probe_read(struct exec *e, uint32_t *out, const void *p, size_t bytes) {
-    cuda_launch(e, read_all, cuda_of(e)->n_sms * PROBE_BLOCKS_PER_SM, PROBE_THREADS, 0, out, (const uint4 *)p, bytes / 16);
+    cuda_launch(e, read_all, cuda_of(e)->n_sms * PROBE_BLOCKS_PER_SM, PROBE_THREADS, 0, out, (const uint4 *)p,
+                bytes / 16);
 }
 
 bool cuda__library_linear(struct exec *e, void *y, const void *x, const struct matrix *w, int T) {

@@ -46,21 +46,22 @@ def test_every_kernel_runs():
     kernels = [line.split(":")[0] for line in listed.splitlines() if not line.startswith(" ")]
     assert len(kernels) == len(list((ROOT / "benchmarks/kernels").glob("*.c")))
     # Attention has sizes of its own, of which the smallest will do.
-    found = figures("kernels", *QUICK, "--tokens", "3", "--only", "^([^a]|add|attention_decode.*4k GQA.*T=1$|.*/T=1024$)")
-    assert {r["kernel"] for r in found["rows"]} == set(kernels) - {"linear_library"}  # there is none on a CPU
+    few = "^([^a]|add|attention_decode.*4k GQA.*T=1$|.*/T=1024$)"
+    found = figures("kernels", *QUICK, "--tokens", "3", "--only", few)
+    assert {r["kernel"] for r in found["rows"]} == set(kernels) - {"linear_library"}  # a CPU has none
 
 
 def test_shapes():
-    listed = bench("kernels", "--model", "Qwen3-14B", "Qwen3-14B-AWQ", "--tokens", "1", "--list", "--device", "cpu").stdout
+    models = ("--model", "Qwen3-14B", "Qwen3-14B-AWQ")
+    listed = bench("kernels", *models, "--tokens", "1", "--list", "--device", "cpu").stdout
     assert "linear/Qwen3-14B/gate_up 34816x5120/T=1 bfloat16" in listed
     assert "linear/Qwen3-14B-AWQ/gate_up 34816x5120/T=1 float16" in listed
     assert "linear_library/Qwen3-14B-AWQ" not in listed  # that is the dense model's case
 
 
 def test_latency():
-    found = figures(
-        "latency", MODEL, "--batch-size", "1", "4", "--input-len", "48", "--output-len", "16", "--runs", "1", "--device", "cpu"
-    )
+    sizes = ("--batch-size", "1", "4", "--input-len", "48", "--output-len", "16")
+    found = figures("latency", MODEL, *sizes, "--runs", "1", "--device", "cpu")
     assert [(r["batch_size"], r["input_len"]) for r in found["rows"]] == [(1, 48), (4, 48)]
     for r in found["rows"]:
         assert 0 < r["ttft_s"] <= r["prefill_s"]
@@ -76,40 +77,38 @@ def test_latency():
 
 
 def test_throughput():
-    found = figures("throughput", MODEL, "--num-prompts", "9", "--input-len", "20", "--output-len", "7", "--device", "cpu")
+    sizes = ("--num-prompts", "9", "--input-len", "20", "--output-len", "7")
+    found = figures("throughput", MODEL, *sizes, "--device", "cpu")
     assert (found["requests"], found["input_tokens"], found["output_tokens"]) == (9, 180, 63)
     assert found["preemptions"] == 0 and found["steps"] >= 7
     assert found["output_tokens_per_s"] == pytest.approx(63 / found["seconds"])
 
 
 def test_throughput_preempts():
-    found = figures(
-        "throughput", MODEL, "--num-prompts", "8", "--input-len", "16", "--output-len", "64", "--device", "cpu",
-        "--num-gpu-blocks-override", "20",
-    )  # fmt: skip
+    sizes = ("--num-prompts", "8", "--input-len", "16", "--output-len", "64")
+    found = figures("throughput", MODEL, *sizes, "--num-gpu-blocks-override", "20", "--device", "cpu")
     assert found["output_tokens"] == 8 * 64
     assert found["preemptions"] > 0
 
 
 def test_trace(tmp_path):
     trace = tmp_path / "trace.csv"
-    trace.write_text(
-        "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.6805900,12,3\n2023-11-16 18:15:50.9951690,1000000,5\n"
-    )
+    head = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+    trace.write_text(head + "2023-11-16 18:15:46.6805900,12,3\n2023-11-16 18:15:50.9951690,1000000,5\n")
     found = figures("throughput", MODEL, "--trace", trace, "--device", "cpu", "--max-model-len", "64")
     assert (found["requests"], found["requests_cut"], found["output_tokens"]) == (2, 1, 8)
     assert found["input_tokens"] == 12 + 64 - 5
-    trace.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\nyesterday,1,2\n")
+    trace.write_text(head + "yesterday,1,2\n")
     assert "line 2" in bench("throughput", MODEL, "--trace", trace, code=1).stderr
 
 
 def test_sweep():
-    out = bench(
-        "sweep", MODEL, "--num-prompts", "4", "--input-len", "16", "--output-len", "4", "--device", "cpu", "--csv",
-        "--sweep-max-num-seqs", "1", "4", "--sweep-kv-cache-dtype", "auto", "fp8",
-    )  # fmt: skip
+    sizes = ("--num-prompts", "4", "--input-len", "16", "--output-len", "4")
+    grid = ("--sweep-max-num-seqs", "1", "4", "--sweep-kv-cache-dtype", "auto", "fp8")
+    out = bench("sweep", MODEL, *sizes, *grid, "--csv", "--device", "cpu")
     rows = list(csv.DictReader(io.StringIO(out.stdout)))
-    assert [(r["max_num_seqs"], r["kv_cache_dtype"]) for r in rows] == [("1", "auto"), ("1", "fp8"), ("4", "auto"), ("4", "fp8")]
+    points = [(r["max_num_seqs"], r["kv_cache_dtype"]) for r in rows]
+    assert points == [("1", "auto"), ("1", "fp8"), ("4", "auto"), ("4", "fp8")]
     assert all(float(r["requests_per_s"]) > 0 for r in rows)
 
 
@@ -133,7 +132,14 @@ def test_serve_fails(server):
 
 @pytest.mark.parametrize(
     "arguments",
-    [(), ("nothing",), ("latency",), ("latency", MODEL, "--batch-size", "0"), ("serve", "--goodput", "e2e:1"), ("kernels", "x")],
+    [
+        (),
+        ("nothing",),
+        ("latency",),
+        ("latency", MODEL, "--batch-size", "0"),
+        ("serve", "--goodput", "e2e:1"),
+        ("kernels", "x"),
+    ],
 )
 def test_usage(arguments):
     bench(*arguments, code=2)
