@@ -4,7 +4,7 @@
 Writes the checkpoint (random weights, 9 GB) once, reads it once, then runs `tandem generate --max-tokens 1` and takes the wall
 time of the whole process. Fails above --bound seconds. The tokenizer is the sample model's.
 
-    tests/gpu/start_time.py --tandem build/cuda/tandem [--shape benchmarks/configs/Qwen3-14B-AWQ.json] [--bound 4]
+    tests/gpu/check_start.py --tandem build/cuda/tandem [--bound 4]
 """
 import argparse
 import json
@@ -64,15 +64,18 @@ def write_checkpoint(folder, shape, tokenizer):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tandem", default="build/cuda/tandem")
-    parser.add_argument("--shape", default="benchmarks/configs/Qwen3-14B-AWQ.json")
+    parser.add_argument("--tandem", default=os.environ.get("TANDEM", "build/cuda/tandem"))
+    parser.add_argument("--shape", help="a shape file [that of Qwen3-14B-AWQ]")
     parser.add_argument("--tokenizer", default="weights/sample/small", type=pathlib.Path)
     parser.add_argument("--bound", type=float, default=4.0)
     args = parser.parse_args()
+    here = pathlib.Path(__file__).resolve().parent  # a bundle has bin/configs beside this file
+    configs = [p for p in (here / "bin/configs", here / "../../benchmarks/configs") if p.is_dir()]
+    shape = args.shape or configs[0] / "Qwen3-14B-AWQ.json"
     folder = pathlib.Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
     try:
         start = time.monotonic()
-        write_checkpoint(folder, args.shape, args.tokenizer)
+        write_checkpoint(folder, shape, args.tokenizer)
         size = sum(f.stat().st_size for f in folder.iterdir())
         print(f"wrote {size / 1e9:.2f} GB in {time.monotonic() - start:.1f} s", flush=True)
         seconds = []

@@ -10,7 +10,7 @@ its own weights (the reference) and in the checkpoint's dtype (the yardstick), a
 Our distance to the reference, ||ours - fp32|| / ||fp32||, may be 1.2 times the yardstick's. AWQ checkpoints are compared with
 their dequantised fp16 model. fp8 KV is compared with our own bf16 KV, with and without large biases of K.
 
-    tests/gpu/logits_transformers.py --tandem build/cuda/tandem [--layers 3] [--tokens 1056] [--only NAME]
+    tests/gpu/check_logits.py --tandem build/cuda/tandem [--layers 3] [--tokens 1056] [--only NAME]
 """
 import argparse
 import json
@@ -171,7 +171,7 @@ def fp8_with_biases(args, folder, ids, dtype):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tandem", default="build/cuda/tandem")
+    parser.add_argument("--tandem", default=os.environ.get("TANDEM", "build/cuda/tandem"))
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=PAST + 32)
     parser.add_argument("--only", default="")
