@@ -93,6 +93,13 @@ void CPU(token_logprobs)(struct exec *e, struct token_logprob *out, int stride, 
                          const int32_t *targets, const int *n_top, int R, int V);
 void CPU(fill_random)(struct exec *e, void *p, enum dtype dtype, size_t n, float mean, float spread, uint64_t seed);
 
+/* awq.c: kernels.h's, and row `row` of a 4-bit matrix in fp32. */
+size_t CPU(awq_bytes)(int rows, int cols, int group);
+void CPU(awq_layout)(struct matrix *w, void *base);
+void CPU(awq_pack)(struct exec *e, const struct matrix *w, int first_row, int n_rows, const int32_t *qweight,
+                   const int32_t *qzeros, const uint16_t *scales);
+void CPU(awq_row)(float *out, const struct matrix *w, int row);
+
 /* linear_amx.c: linear of bf16 weights and activations; y of yt. Only where the instruction set has it. */
 void CPU(linear_amx)(struct exec *e, void *y, enum dtype yt, const void *x, const struct matrix *w, const void *bias,
                      int T);

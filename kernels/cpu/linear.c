@@ -6,8 +6,8 @@
  * fixed tree (vf_sum). A row's tail is padded with zeros. Whatever tile an element is computed in, this is its order,
  * so tiles are chosen by speed alone: 1 token and LANES rows, 2 and LANES / 2, 4 and LANES / 4, always LANES sums.
  *
- * x is widened to fp32 once per X_ROWS tokens. Weights are widened as they are read; for more tokens than PANEL_TOKENS
- * they are widened once into a panel of LANES rows, which all tokens then share.
+ * x is widened to fp32 once per X_ROWS tokens. Weights are widened as they are read; for more tokens than PANEL_TOKENS,
+ * and 4-bit weights always, they are widened once into a panel of LANES rows, which all tokens then share.
  *
  * Threads divide N: each weight is read by one thread, once per X_ROWS tokens. Bytes: N K of the weights' format;
  * FLOP: 2 T N K. */
@@ -109,9 +109,10 @@ static void product_rows(void *arg, struct share *share) {
                 int n = block * LANES + i < m->rows ? block * LANES + i : m->rows - 1;
                 w[i] = (const char *)m->data + (size_t)n * w_bytes;
             }
-            if (o->T > PANEL_TOKENS && m->dtype != DTYPE_F32) {
+            if (m->format == MATRIX_AWQ || (o->T > PANEL_TOKENS && m->dtype != DTYPE_F32)) {
                 for (int i = 0; i < LANES; i++) {
-                    row_widen(panel + i * o->stride, w[i], (size_t)K, m->dtype);
+                    if (m->format == MATRIX_AWQ) CPU(awq_row)(panel + i * o->stride, m, block * LANES + i);
+                    else row_widen(panel + i * o->stride, w[i], (size_t)K, m->dtype);
                     w[i] = (const char *)(panel + i * o->stride);
                 }
                 tiles(out, x, o->stride, o->T, w, K, DTYPE_F32, 0);

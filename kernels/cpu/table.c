@@ -130,6 +130,9 @@ const struct kernel_ops CPU(ops) = {
     .sample_set = CPU(sample_set),
     .sample = CPU(sample),
     .token_logprobs = CPU(token_logprobs),
+    .awq_bytes = CPU(awq_bytes),
+    .awq_layout = CPU(awq_layout),
+    .awq_pack = CPU(awq_pack),
     .fill_random = CPU(fill_random),
     .probe_read = CPU(probe_read),
 };
