@@ -28,6 +28,7 @@ int bench_engine_open(struct bench_engine *b, const struct engine_options *optio
     if (status) return status;
     o.model = b->path;
     if (is_shape_file(b->path) && !o.load_format) o.load_format = "dummy";
+    o.token_ids_only = true; /* prompts are made of ids */
     const double start = bench_now();
     status = engine_open(&b->engine, &o, err, err_bytes);
     b->open_seconds = bench_now() - start;
