@@ -19,7 +19,7 @@ struct fill {
 static void fill_block(const struct fill *o, size_t first, size_t n) {
     uint32_t bits[FILL_BLOCK];
     float x[FILL_BLOCK];
-    for (size_t i = 0; i < FILL_BLOCK; i++) bits[i] = noise_element(o->seed, first + i);
+    for (size_t i = 0; i < FILL_BLOCK; i += 4) noise_elements(bits + i, o->seed, (first + i) / 4);
     char *p = o->p + first * dtype_bytes(o->dtype);
     if (o->dtype == DTYPE_I32) {
         memcpy(p, bits, n * sizeof *bits);
@@ -34,7 +34,8 @@ static void fill_parts(void *arg, struct share *share) {
     for (int part, last; threads_take(share, &part, &last);)
         for (; part < last; part++) {
             size_t first = (size_t)part * FILL_PART, end = first + FILL_PART < o->n ? first + FILL_PART : o->n;
-            for (; first < end; first += FILL_BLOCK) fill_block(o, first, end - first < FILL_BLOCK ? end - first : FILL_BLOCK);
+            for (; first < end; first += FILL_BLOCK)
+                fill_block(o, first, end - first < FILL_BLOCK ? end - first : FILL_BLOCK);
         }
 }
 

@@ -229,7 +229,7 @@ INLINE vu noise_lanes(uint64_t seed, int64_t position, vu ids) {
 #endif
     /* 32 x 32 to 64 bits exists for the even lanes; the odd ones are shifted there, and the halves put together. */
     const vw low = (vw){0} + 0xffffffffu;
-    vu c0 = ids, zero = {0}, c1 = zero + (uint32_t)position, c2 = zero + (uint32_t)((uint64_t)position >> 32), c3 = zero;
+    vu c0 = ids >> 2, zero = {0}, c1 = zero + (uint32_t)position, c2 = zero + (uint32_t)((uint64_t)position >> 32), c3 = zero;
     vu m0 = zero + 0xD2511F53u, m1 = zero + 0xCD9E8D57u;
     uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
     for (int round = 0; round < 10; round++) {
@@ -244,7 +244,9 @@ INLINE vu noise_lanes(uint64_t seed, int64_t position, vu ids) {
         k0 += 0x9E3779B9u;
         k1 += 0xBB67AE85u;
     }
-    return c0;
+    vu word = ids & 3;
+    vf first = vf_select((vi)(word == 0), (vf)c0, (vf)c1), second = vf_select((vi)(word == 2), (vf)c2, (vf)c3);
+    return (vu)vf_select((vi)(word < 2), first, second);
 #undef MULTIPLY
 #else
     vu bits;
@@ -283,6 +285,15 @@ static int32_t draw(const float *z, const int32_t *ids, int n, float lowest, int
 
 /* ---- one row ------------------------------------------------------------------------------------------------------- */
 
+/* What penalties leave of the value of a token with n_output occurrences in the output. */
+static float penalised(float v, const struct sample_params *p, int n_output, bool in_prompt) {
+    if (v == -INFINITY) return v;
+    if (n_output || in_prompt) v = v > 0 ? v / p->repetition : v * p->repetition;
+    v -= p->frequency * (float)n_output;
+    if (n_output) v -= p->presence;
+    return tame(v);
+}
+
 /* Allowed ids, biases, penalties: z [V] becomes what greedy decoding takes the maximum of. */
 static void adjust(float *z, const float *logits, const struct sample_params *p, int V) {
     if (p->allowed) {
@@ -293,15 +304,13 @@ static void adjust(float *z, const float *logits, const struct sample_params *p,
         copy_tamed(z, logits, V);
     }
     for (int i = 0; i < p->n_biases; i++) z[p->biases[i].id] = tame(z[p->biases[i].id] + p->biases[i].bias);
+    int32_t pending = p->pending ? *p->pending : -1;
     for (int i = 0; i < p->n_counts; i++) {
         const struct token_count *c = &p->counts[i];
-        float *v = &z[c->id];
-        if (*v == -INFINITY) continue;
-        if (c->n_output || c->in_prompt) *v = *v > 0 ? *v / p->repetition : *v * p->repetition;
-        *v -= p->frequency * (float)c->n_output;
-        if (c->n_output) *v -= p->presence;
-        *v = tame(*v);
+        z[c->id] = penalised(z[c->id], p, c->n_output + (c->id == pending), c->in_prompt);
+        if (c->id == pending) pending = -1;
     }
+    if (pending >= 0) z[pending] = penalised(z[pending], p, 1, false);
 }
 
 /* scratch: three rows of `stride` floats. */

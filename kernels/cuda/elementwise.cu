@@ -156,7 +156,12 @@ template <typename E> __global__ static void fill(E *p, size_t n, float mean, fl
     for (size_t first = ((size_t)blockIdx.x * THREADS + threadIdx.x) * piece<E>::N; first < n; first += step) {
         piece<E> y;
 #pragma unroll
-        for (int j = 0; j < piece<E>::N; j++) y.at[j] = random_element<E>(noise_element(seed, first + j), mean, spread);
+        for (int j = 0; j < piece<E>::N; j += 4) {
+            uint32_t bits[4];
+            noise_elements(bits, seed, (first + j) / 4);
+#pragma unroll
+            for (int k = 0; k < 4; k++) y.at[j + k] = random_element<E>(bits[k], mean, spread);
+        }
         if (first + piece<E>::N <= n)
             *(uint4 *)(p + first) = y.bits;
         else

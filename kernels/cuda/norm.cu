@@ -89,11 +89,17 @@ norm_elements(A *out, const A *h, A *residual, const A *weight, int C, float eps
         out[i] = norm_one(residual ? residual[i] : h[i], scale, weight[i]);
 }
 
+/* The instance for n pieces a thread: registers for pieces that no row has would keep blocks away. */
+template <typename A>
+static void (*pieces_kernel(int n))(piece<A> *, const piece<A> *, piece<A> *, const piece<A> *, int, float) {
+    return n <= 1 ? norm_pieces<A, 1> : n == 2 ? norm_pieces<A, 2> : n == 3 ? norm_pieces<A, 3> : norm_pieces<A, 4>;
+}
+
 static void norm(struct exec *e, void *out, const void *h, void *residual, const void *weight, int T, int C, float eps) {
     const enum dtype act = e->options.dtype;
     const int n = (int)((size_t)C * dtype_bytes(act) / 16);
     const bool whole = in_pieces(C, act) && n <= MOST_PIECES * NORM_LANES;
-    WITH_ACT(act, if (whole) cuda_launch(e, (norm_pieces<A, MOST_PIECES>), T, NORM_LANES, 0, (piece<A> *)out,
+    WITH_ACT(act, if (whole) cuda_launch(e, pieces_kernel<A>(div_up(n, NORM_LANES)), T, NORM_LANES, 0, (piece<A> *)out,
                                          (const piece<A> *)h, (piece<A> *)residual, (const piece<A> *)weight, n, eps);
              else cuda_launch(e, norm_elements<A>, T, NORM_LANES, 0, (A *)out, (const A *)h, (A *)residual,
                               (const A *)weight, C, eps));

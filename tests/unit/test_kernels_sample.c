@@ -292,13 +292,37 @@ Test(sample, does_not_depend_on_the_batch) {
     buffer_free(&one);
 }
 
+/* A pending token is one more occurrence in the output, whether counts has it or not. */
+static void pending(struct exec *e) {
+    enum { V = 50 };
+    struct buffer logits = buffer_random(DTYPE_F32, V, 2);
+    for (int32_t id = 0; id < V; id++) {
+        struct token_count counts[] = {{7, 2, 0}, {9, 0, 1}, {id, 1, 0}};
+        struct sample_params with = plain, without = plain;
+        with.repetition = without.repetition = 1.5f, with.presence = without.presence = 1, with.frequency = without.frequency = 4;
+        with.counts = counts, with.n_counts = 2, with.pending = &id;
+        without.counts = counts, without.n_counts = id == 7 || id == 9 ? 2 : 3;
+        for (int alone = 0; alone < 2; alone++) { /* among all tokens, then against one other */
+            const int32_t allowed[] = {id, (id + 1) % V};
+            with.allowed = without.allowed = alone ? allowed : NULL, with.n_allowed = without.n_allowed = 2;
+            int found = sample_one(e, &logits, with, V);
+            counts[0].n_output += id == 7, counts[1].n_output += id == 9;
+            int expected = sample_one(e, &logits, without, V);
+            counts[0].n_output -= id == 7, counts[1].n_output -= id == 9;
+            cr_assert_eq(found, expected, "pending %d: expected %d, found %d", id, expected, found);
+        }
+    }
+    buffer_free(&logits);
+}
+Test(sample, counts_a_pending_token) { for_each_table(pending); }
+
 /* ---- noise -------------------------------------------------------------------------------------------------------------- */
 
 Test(noise, is_philox_and_never_an_end_of_the_interval) {
     cr_assert_eq(noise_bits(0, 0, 0), 0x6627e8d5u); /* Random123's known answer for a zero counter and key */
     double sum = 0;
     for (int i = 0; i < 100000; i++) {
-        float u = noise_uniform(3, i, i * 7), g = noise_gumbel(3, i, i * 7);
+        float u = noise_uniform(noise_bits(3, i, i * 7)), g = noise_gumbel(3, i, i * 7);
         cr_assert(u > 0 && u < 1);
         cr_assert(g <= NOISE_GUMBEL_MAX && g > -4);
         sum += u;
