@@ -98,7 +98,9 @@ static int kv_budget(struct engine *e, size_t *bytes, char *err, size_t err_byte
     exec_memory(e->runner.exec, &free_bytes, &total_bytes);
     *bytes = free_bytes / 4;
     if (!exec_is_gpu(e->runner.exec)) return 0;
-    const double used = (double)(total_bytes - free_bytes), allowed = share * (double)total_bytes;
+    /* Graphs of decode steps take device memory as they are recorded, and kernels when they are first used. */
+    const double reserve = (double)((size_t)256 << 20);
+    const double used = (double)(total_bytes - free_bytes) + reserve, allowed = share * (double)total_bytes;
     if (used >= allowed)
         return fail(err, err_bytes, STATUS_NO_MEMORY,
                     "--gpu-memory-utilization %.2f allows %.1f GB of the GPU's %.1f GB, but weights, activations and other "
