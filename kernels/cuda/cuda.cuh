@@ -25,15 +25,18 @@ extern "C" {
 struct cuda_sampler; /* sample.cu */
 struct cuda_lt;      /* linear_lt.cu */
 
+enum { CUDA_TICKETS = 1 << 14 };
 struct cuda_state { /* owned by the exec */
     cudaStream_t stream;
     int device, n_sms;
     int arch; /* 90 for sm_90: compute capability times ten */
+    int clusters[3]; /* of 2, 4 and 8 blocks that can run side by side, one block an SM; 0 before sm_90 */
     bool hopper; /* sm_90a code is in the build and this is such a chip: wgmma and TMA may be used */
     cudaEvent_t slots[EXEC_SLOTS];
     /* Scratch of one op, planned when the exec opens: an op may use all of it, and owns it until the next op. */
     void *workspace;
     size_t workspace_bytes;
+    int32_t *tickets; /* owned [CUDA_TICKETS]: blocks that have arrived; whoever counts leaves zeros for the next op */
     struct cuda_sampler *sampler; /* owned: sample.cu */
     struct cuda_lt *lt;           /* owned: linear_lt.cu */
 };
@@ -188,10 +191,13 @@ bool cuda__dense_small(struct exec *e, const struct linear_args *a); /* linear_s
 bool cuda__awq_small(struct exec *e, const struct linear_args *a);   /* awq_small.cu: few tokens */
 bool cuda__awq_large(struct exec *e, const struct linear_args *a);   /* awq_large.cu: many tokens, wgmma */
 void cuda__linear_simple(struct exec *e, const struct linear_args *a); /* linear_simple.cu: anything, slowly */
-/* linear_lt.cu: cuBLASLt with plans cached per shape; STORE (with bias) and F32 of dense weights. */
+/* linear_lt.cu: cuBLASLt with plans cached per shape, for dense weights of the act dtype; all but SILU_MUL and norm. It
+ * uses the first LT_WORKSPACE_BYTES of the workspace. Strided: rows of y are `stride` elements apart. */
+enum { LT_WORKSPACE_BYTES = 32 << 20 };
 int cuda__lt_open(struct exec *e, char *err, size_t err_bytes);
 void cuda__lt_close(struct exec *e);
 bool cuda__linear_lt(struct exec *e, const struct linear_args *a);
+bool cuda__linear_lt_strided(struct exec *e, const struct linear_args *a, int stride);
 
 /* probe.cu */
 void cuda__probe_read(struct exec *e, uint32_t *out, const void *p, size_t bytes);
@@ -203,7 +209,7 @@ void cuda__awq_layout(struct matrix *w, void *base);
 void cuda__awq_pack(struct exec *e, const struct matrix *w, int first_row, int n_rows, const int32_t *qweight,
                     const int32_t *qzeros, const uint16_t *scales);
 /* Rows first_row .. first_row + n_rows - 1 as a dense f16 matrix [n_rows, cols]: for the large-T fallback and for tests. */
-void cuda__awq_unpack(struct exec *e, void *dense, const struct matrix *w, int first_row, int n_rows);
+extern "C" void cuda__awq_unpack(struct exec *e, void *dense, const struct matrix *w, int first_row, int n_rows);
 
 /* sample.cu */
 int cuda__sampler_open(struct exec *e, char *err, size_t err_bytes);
