@@ -42,11 +42,31 @@ static void close_cuda(struct exec *e) {
     cuda__sampler_close(e);
     cuda__lt_close(e);
     cudaFree(s->workspace);
+    cudaFree(s->tickets);
     for (int i = 0; i < EXEC_SLOTS; i++)
         if (s->slots[i]) cudaEventDestroy(s->slots[i]);
     if (s->stream) cudaStreamDestroy(s->stream);
     free(s);
     e->state = NULL;
+}
+
+/* How many clusters of each size fit at once depends on how many SMs each part of the chip has left. */
+static void count_clusters(struct exec *e, size_t most_smem) {
+    struct cuda_state *s = cuda_of(e);
+    cuda_allow_smem(e, probe, most_smem);
+    for (int i = 0; i < 3; i++) {
+        cudaLaunchAttribute attribute = {};
+        attribute.id = cudaLaunchAttributeClusterDimension;
+        attribute.val.clusterDim.x = 2 << i;
+        attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+        cudaLaunchConfig_t config = {};
+        config.gridDim = dim3(2 << i);
+        config.blockDim = dim3(32);
+        config.dynamicSmemBytes = most_smem;
+        config.attrs = &attribute;
+        config.numAttrs = 1;
+        CUDA_TRY(e, cudaOccupancyMaxActiveClusters(&s->clusters[i], probe, &config));
+    }
 }
 
 static int open_cuda(struct exec *e, char *err, size_t err_bytes) {
@@ -56,16 +76,19 @@ static int open_cuda(struct exec *e, char *err, size_t err_bytes) {
     struct cudaDeviceProp p;
     CUDA_TRY(e, cudaGetDevice(&s->device));
     CUDA_TRY(e, cudaGetDeviceProperties(&p, s->device));
+    s->n_sms = p.multiProcessorCount;
+    s->arch = p.major * 10 + p.minor;
+    if (s->arch >= 90) count_clusters(e, p.sharedMemPerBlockOptin);
     CUDA_TRY(e, cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking));
     for (int i = 0; i < EXEC_SLOTS; i++) CUDA_TRY(e, cudaEventCreate(&s->slots[i]));
     CUDA_TRY(e, cudaMalloc(&s->workspace, WORKSPACE_BYTES));
     s->workspace_bytes = WORKSPACE_BYTES;
+    CUDA_TRY(e, cudaMalloc((void **)&s->tickets, CUDA_TICKETS * sizeof *s->tickets));
+    if (s->tickets) CUDA_TRY(e, cudaMemset(s->tickets, 0, CUDA_TICKETS * sizeof *s->tickets));
     if (e->failed) {
         e->failed = false;
         return fail(err, err_bytes, STATUS_DEVICE, "the GPU cannot be opened: %s", e->failure);
     }
-    s->n_sms = p.multiProcessorCount;
-    s->arch = p.major * 10 + p.minor;
 #if defined(TANDEM_SM90A)
     s->hopper = s->arch == 90;
 #endif
