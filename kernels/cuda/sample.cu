@@ -1,18 +1,21 @@
-/* sample.cu - from rows of logits to tokens, and to log-probabilities, without sorting the vocabulary.
+/* sample.cu - from rows of logits to tokens, without sorting the vocabulary.
  *
- * A row [V] of logits belongs to a cluster of 8 blocks (one block before sm_90), which share their findings through their
- * shared memories (select.cuh). In one kernel:
- *     edits    where a row has allowed ids, biases or penalties, a copy of it in the workspace is what the rest reads
- *     maximum  and its first id: the choice where the temperature is 0
- *     filters  z = (logit - max) / temperature; top_k and top_p end at a (z, id) each, found by select_prefix; min_p is a
- *              lower bound of z
- *     draw     the argmax of z + Gumbel noise (noise.h) over what is left
- * What it does to a row depends on the row's parameters in device memory; there is an instance without filters, with fewer
- * registers, and one without a draw. Reads V logits for the maximum, again for the draw, and twice per filter.
+ *     scan     a block per slice of a row: edits (allowed ids, biases, penalties) go into a copy of the row in the
+ *              workspace, which is then what the rest reads; the chunks' maxima. The row's last block has the row's maximum
+ *              and its first id: the choice where the temperature is 0
+ *     filter   a block per row: the first tokens in order (top.cuh). Where top_k and top_p end among them, the draw is made
+ *              among them, too; such rows are done
+ *     select   a cluster per row: where top_k and top_p end, for the other rows (select.cuh)
+ *     draw     a block per slice: the argmax of z + Gumbel noise (noise.h), z = (logit - max) / temperature, over what
+ *              is left; min_p is a lower bound of z
+ * Greedy rows need the first alone, plain draws the first and the last. What happens to a row depends on its parameters in
+ * device memory; launches depend on (R, V, stages). Reads V logits for the maximum and again for the draw.
  *
  * Parameters travel through a ring of pinned buffers, so that the host may prepare steps while earlier ones wait in the
- * stream; one transfer per step. Everything that is added up is an integer, so the order of atomics does not matter. */
+ * stream. Sums of floats have a fixed order; everything else that is put together is an integer or a maximum. */
+#include "kernels/cuda/sample.cuh"
 #include "kernels/cuda/select.cuh"
+#include "kernels/cuda/top.cuh"
 #include "kernels/noise.h"
 
 #include <math.h>
@@ -20,9 +23,8 @@
 #include <string.h>
 
 enum {
-    N_PINNED = 4, /* steps whose parameters may wait for their transfer */
     MOST_LIST_WORDS = 8 << 20,
-    MOST_TOP_ROWS = 1024, /* of one launch: their n_top are arguments of the kernel */
+    NUCLEUS = 128, /* tokens that are put in order for a top_p without a top_k: it rarely needs more */
 };
 
 /* What sample_set found that some row needs. */
@@ -42,16 +44,25 @@ struct row_params {
     int counts, n_counts;   /* pairs of an id and 2 * n_output + in_prompt */
 };
 
-struct cuda_sampler { /* owned by the exec */
-    char *device;                  /* [max_rows] row_params, then list words */
-    char *pinned[N_PINNED];        /* the same */
-    cudaEvent_t sent[N_PINNED];    /* the buffer's transfer is done */
-    size_t rows_bytes, list_words; /* capacity of the lists */
-    int next;                      /* buffer */
-    int n_ranks;                   /* blocks per row */
+struct sample_args {
+    int32_t *ids;
+    const float *logits;
+    float *views; /* [n_rows, V]: edited rows; NULL when there are none */
+    const struct row_params *params;
+    const uint32_t *words;
+    int *tickets;
+    struct findings f;
+    int first_row, V; /* rows first_row .. of the logits are rows 0 .. of views and findings */
+    int n_ranks;
 };
 
-/* ---- edits --------------------------------------------------------------------------------------------------------------- */
+/* Row i of this launch as the kernels after scan see it. */
+__device__ static struct row row_of(const struct sample_args &a, const struct row_params &p, const struct row_state &state, int i) {
+    const float *v = a.views && p.edited ? a.views + (size_t)i * a.V : a.logits + (size_t)(a.first_row + i) * a.V;
+    return {v, a.V, state.max, p.temperature, p.lowest};
+}
+
+/* ---- scan ---------------------------------------------------------------------------------------------------------------- */
 
 /* As on the CPU: products and differences rounded apart. */
 __device__ static float penalised(float v, const struct row_params &p, int n_output, bool in_prompt) {
@@ -62,208 +73,218 @@ __device__ static float penalised(float v, const struct row_params &p, int n_out
     return tame(v);
 }
 
-/* Fills this block's slice of view from r.v, and makes it what r.v points to. */
-__device__ static void edit(struct row *r, float *view, const struct row_params &p, const uint32_t *words) {
+/* Fills the slice of `view` from v, edited. */
+__device__ static void edit_slice(float *view, const float *v, const struct row_params &p, const uint32_t *words, int slice, int V) {
     __shared__ int pending_counted;
-    const int tid = (int)threadIdx.x, first = r->first, last = r->last;
+    const int tid = (int)threadIdx.x, first = slice * SLICE, last = first + SLICE < V ? first + SLICE : V;
     const uint32_t *allowed = words + p.allowed, *biases = words + p.biases, *counts = words + p.counts;
     if (tid == 0) pending_counted = 0;
-    for (int i = first + tid; i < last; i += SAMPLE_THREADS) view[i] = p.n_allowed < 0 ? tame(r->v[i]) : -INFINITY;
+    for (int i = first + tid; i < last; i += SCAN_THREADS) view[i] = p.n_allowed < 0 ? tame(v[i]) : -INFINITY;
     __syncthreads(); /* the slice is filled */
-    for (int i = tid; i < p.n_allowed; i += SAMPLE_THREADS) {
+    for (int i = tid; i < p.n_allowed; i += SCAN_THREADS) {
         const int id = (int)allowed[i];
-        if (id >= first && id < last) view[id] = tame(r->v[id]);
+        if (id >= first && id < last) view[id] = tame(v[id]);
     }
     __syncthreads(); /* what is allowed is there */
-    for (int i = tid; i < p.n_biases; i += SAMPLE_THREADS) {
+    for (int i = tid; i < p.n_biases; i += SCAN_THREADS) {
         const int id = (int)biases[2 * i];
         if (id >= first && id < last) view[id] = tame(view[id] + __uint_as_float(biases[2 * i + 1]));
     }
     __syncthreads(); /* biases are added */
     const int pending = p.pending ? *p.pending : -1;
-    for (int i = tid; i < p.n_counts; i += SAMPLE_THREADS) {
+    for (int i = tid; i < p.n_counts; i += SCAN_THREADS) {
         const int id = (int)counts[2 * i], n_output = (int)(counts[2 * i + 1] >> 1) + (id == pending);
         if (id == pending) pending_counted = 1;
         if (id >= first && id < last) view[id] = penalised(view[id], p, n_output, counts[2 * i + 1] & 1);
     }
     __syncthreads(); /* pending_counted is final */
-    if (tid == 0 && pending >= first && pending < last && !pending_counted) view[pending] = penalised(view[pending], p, 1, false);
+    if (tid == 0 && pending >= first && pending < last && !pending_counted)
+        view[pending] = penalised(view[pending], p, 1, false);
     __syncthreads(); /* the slice is edited */
-    r->v = view;
 }
 
-/* ---- the draw ------------------------------------------------------------------------------------------------------------ */
-
-/* The draw from this block's slice, tokens up to the cut; `first` is the likeliest of the row. noise is
- * -log(-log(1 - u)) <= -log(u), so a token can only win with u <= e^(z - best so far): the few that pass this are computed
- * as noise.h says. */
-template <bool CUT>
-__device__ static uint64_t slice_draw(const struct row &r, const struct row_params &p, const struct cut &c, int first) {
-    float best = noise_gumbel(p.seed, p.position, first);
-    int best_id = first;
-    for (int i = r.first + 4 * (int)threadIdx.x; i < r.last; i += BATCH * 4 * SAMPLE_THREADS) {
-        float4 batch[BATCH];
-        load_batch(batch, r, i);
-#pragma unroll
-        for (int b = 0; b < BATCH; b++) {
-            const int at = i + b * 4 * SAMPLE_THREADS;
-            float z[4] = {z_of(r, batch[b].x), z_of(r, batch[b].y), z_of(r, batch[b].z), z_of(r, batch[b].w)};
-            bool any = false;
-#pragma unroll
-            for (int j = 0; j < 4; j++) {
-                if (!(z[j] >= r.lowest) || (CUT && !up_to(c, d_of<false>(0, z[j]), at + j))) z[j] = -INFINITY;
-                any |= z[j] + NOISE_GUMBEL_MAX >= best;
-            }
-            if (!any) continue;
-            uint32_t bits[4];
-            noise_words(bits, p.seed, p.position, (uint32_t)at / 4);
-#pragma unroll
-            for (int j = 0; j < 4; j++) {
-                if (!((float)bits[j] * 0x1p-32f <= __expf(z[j] - best) * 1.0001f + 0x1p-32f) || z[j] == -INFINITY) continue;
-                const float score = z[j] + noise_gumbel_of(bits[j]);
-                if (score < best || (score == best && at + j >= best_id)) continue;
-                best = score;
-                best_id = at + j;
-            }
-        }
+/* The first maximum of a whole row by one block; every thread gets its id. */
+__device__ static int first_maximum(const struct row &r) {
+    __shared__ uint64_t warp_keys[32];
+    uint64_t best = 0;
+    for (int i = (int)threadIdx.x; i < r.V; i += SCAN_THREADS) {
+        const uint64_t key = key_of(tame(r.v[i]), i);
+        if (key > best) best = key;
     }
-    return key_of(best, best_id);
+    return id_of(block_largest(warp_keys, best));
 }
 
-/* ---- the kernel ---------------------------------------------------------------------------------------------------------- */
-
-/* This block's slice of a row. */
-__device__ static struct row row_of(const float *v, int V, int n_ranks) {
-    const int rank = (int)blockIdx.x % n_ranks, each = (V + 32 * n_ranks - 1) / (32 * n_ranks) * 32;
-    struct row r = {v, V, rank, n_ranks, rank * each, rank * each + each, 0, 1, -FLT_MAX};
-    if (r.first > V) r.first = V;
-    if (r.last > V) r.last = V;
-    return r;
+/* The largest of row i's slice keys, which other blocks wrote. */
+__device__ static uint64_t row_key(const struct findings &f, int i) {
+    __shared__ uint64_t warp_keys[32];
+    uint64_t best = 0;
+    for (int s = (int)threadIdx.x; s < f.n_slices; s += SCAN_THREADS) {
+        const uint64_t key = __ldcg((const unsigned long long *)&f.slice_keys[(size_t)i * f.n_slices + s]);
+        if (key > best) best = key;
+    }
+    return block_largest(warp_keys, best);
 }
 
-/* Rows first_row ..; views [rows of this launch, V], or NULL when none is edited. */
-template <int STAGE>
-__global__ static void __launch_bounds__(SAMPLE_THREADS, STAGE == STAGE_GREEDY ? 4 : STAGE == STAGE_DRAW ? 3 : 2)
-sample_rows(int32_t *ids, const float *logits, float *views, const struct row_params *params, const uint32_t *words,
-            int first_row, int V, int n_ranks) {
-    __shared__ struct maxima maxima;
+/* Block i * n_slices + slice. */
+__global__ static void __launch_bounds__(SCAN_THREADS) scan(const __grid_constant__ struct sample_args a, bool with_keys) {
     pdl_trigger();
     pdl_wait();
-    const int i = (int)blockIdx.x / n_ranks, row = first_row + i;
-    const struct row_params p = params[row];
-    struct row r = row_of(logits + (size_t)row * V, V, n_ranks);
-    const float *raw = r.v;
-    if (views && p.edited) edit(&r, views + (size_t)i * V, p, words);
-    uint64_t key = cluster_max(&maxima, 0, n_ranks, slice_max(r));
-    const int likeliest = id_of(key);
-    r.max = value_of(key);
-    if (r.max == -INFINITY) { /* nothing is allowed */
-        r.v = raw;
-        key = cluster_max(&maxima, 1, n_ranks, slice_max(r));
-    } else if (STAGE != STAGE_GREEDY && p.temperature > 0) {
-        r.temperature = p.temperature;
-        r.lowest = p.lowest;
-        struct cut c = {UINT32_MAX, INT32_MAX};
-        if constexpr (STAGE == STAGE_FILTER) {
-            __shared__ struct selection selection;
-            if (p.top_k) c = select_prefix<false>(&selection, r, c, p.top_k, 0);
-            if (p.top_p < 1) c = select_prefix<false>(&selection, r, c, 1, p.top_p > 0 ? p.top_p : 0);
-        }
-        key = cluster_max(&maxima, 1, n_ranks, slice_draw<STAGE == STAGE_FILTER>(r, p, c, likeliest));
+    const int i = (int)blockIdx.x / a.f.n_slices, slice = (int)blockIdx.x - i * a.f.n_slices, row = a.first_row + i;
+    const struct row_params &p = a.params[row];
+    struct row raw = {a.logits + (size_t)row * a.V, a.V, 0, p.temperature, -FLT_MAX}, r = raw;
+    if (a.views && p.edited) {
+        r.v = a.views + (size_t)i * a.V;
+        edit_slice(a.views + (size_t)i * a.V, raw.v, p, a.words, slice, a.V);
     }
-    if (r.rank == 0 && threadIdx.x == 0) ids[row] = id_of(key);
-    cluster_sync(); /* nobody reads this block's shared memory any more */
-}
-
-/* ---- log-probabilities --------------------------------------------------------------------------------------------------- */
-
-struct top_counts {
-    int16_t n[MOST_TOP_ROWS]; /* n_top; below 0: the row is skipped */
-};
-
-struct logprobs_smem {
-    struct maxima maxima;
-    double sum, warp_sums[SAMPLE_WARPS]; /* of e^(v - max) */
-    uint32_t n_better, warp_better[SAMPLE_WARPS];
-    uint32_t n_kept, kept_d[LISTED], kept_id[LISTED];
-    struct selection selection;
-};
-
-/* Of this block: the sum of e^(v - max), and how many tokens come before the target. fp32 within a thread, fp64 over
- * threads: as a tree over warps, then in turn. */
-__device__ static void slice_sums(struct logprobs_smem *s, const struct row &r, float target, int target_id) {
-    float sum = 0;
-    uint32_t better = 0;
-    for (int i = r.first + 4 * (int)threadIdx.x; i < r.last; i += 4 * SAMPLE_THREADS) {
-        const float4 four = load_four(r, i);
-        const float v[4] = {four.x, four.y, four.z, four.w};
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            if (i + j >= r.last) continue;
-            sum += expf(v[j] - r.max);
-            better += v[j] > target || (v[j] == target && i + j < target_id);
-        }
-    }
-    double wide = sum;
-#pragma unroll
-    for (int i = 16; i; i >>= 1) wide += __shfl_xor_sync(0xffffffffu, wide, i), better += __shfl_xor_sync(0xffffffffu, better, i);
-    if (threadIdx.x % 32 == 0) s->warp_sums[threadIdx.x / 32] = wide, s->warp_better[threadIdx.x / 32] = better;
-    __syncthreads(); /* the warps' sums are there */
+    const bool with_sums = with_keys && p.temperature > 0 && p.top_p < 1 && !p.top_k;
+    float4 pieces[2 * WARP_CHUNKS];
+    uint64_t key = scan_slice(a.f, pieces, r, i, slice, with_keys, with_sums);
+    if (threadIdx.x == 0) a.f.slice_keys[blockIdx.x] = key;
+    if (!last_of(&a.tickets[i], a.f.n_slices)) return;
+    key = row_key(a.f, i);
+    int id = id_of(key);
+    const float max = value_of(key);
+    if (max == -INFINITY) id = first_maximum(raw); /* nothing is allowed */
+    const bool done = max == -INFINITY || !(p.temperature > 0);
     if (threadIdx.x) return;
-    for (int i = 1; i < SAMPLE_WARPS; i++) wide += s->warp_sums[i], better += s->warp_better[i];
-    s->sum = wide;
-    s->n_better = better;
+    if (done) a.ids[row] = id;
+    a.f.states[i] = {max, id, done, {UINT32_MAX, INT32_MAX}, 0};
 }
 
-/* The first n tokens of the row in order, from out[1] on; lse is the log of the sum of e^v. */
-__device__ static void write_top(struct logprobs_smem *s, struct token_logprob *out, const struct row &r, int n, double lse) {
-    const struct cut all = {UINT32_MAX, INT32_MAX}, c = select_prefix<true>(&s->selection, r, all, n, 0);
-    for (int i = r.first + (int)threadIdx.x; i < r.last; i += SAMPLE_THREADS) {
-        const uint32_t d = d_of<true>(tame(r.v[i]), 0);
-        if (!up_to(c, d, i)) continue;
-        const uint32_t at = atomicAdd(&s->n_kept, 1); /* below n <= LISTED */
-        s->kept_d[at] = d, s->kept_id[at] = (uint32_t)i;
-    }
-    cluster_sync(); /* the ranks' lists are there */
-    for (uint32_t i = threadIdx.x; i < s->n_kept; i += SAMPLE_THREADS) {
-        const struct cut mine = {s->kept_d[i], (int)s->kept_id[i]};
-        int rank = 0; /* tokens up to it, itself included */
-        for (int from = 0; from < r.n_ranks; from++) {
-            const uint32_t n_from = remote(&s->n_kept, from);
-            for (uint32_t j = 0; j < n_from; j++)
-                rank += up_to(mine, remote(&s->kept_d[j], from), (int)remote(&s->kept_id[j], from));
+/* ---- filter -------------------------------------------------------------------------------------------------------------- */
+
+__device__ static float z_of_entry(uint64_t entry) { return -__uint_as_float(top_d(entry)); }
+
+/* How many of the first n sorted tokens it takes to reach the target; n + 1 if they do not. total: of all n. fp64, a
+ * lane's share in turn, lanes as a scan. By the first warp; every thread gets it. */
+__device__ static int prefix_of_mass(const uint64_t *sorted, int n, double share, double total, bool is_all) {
+    __shared__ int found;
+    if (threadIdx.x < 32) {
+        const int lane = (int)threadIdx.x, each = (n + 31) / 32, first = lane * each, last = first + each < n ? first + each : n;
+        double sum = 0;
+        for (int i = first; i < last; i++) sum += (double)expf(z_of_entry(sorted[i]));
+        double upto = sum;
+#pragma unroll
+        for (int j = 1; j < 32; j <<= 1) {
+            const double other = __shfl_up_sync(0xffffffffu, upto, j);
+            if (lane >= j) upto += other;
         }
-        const double v = tame(r.v[mine.id]);
-        out[rank] = {mine.id, (float)(v - lse), rank};
+        if (is_all) total = __shfl_sync(0xffffffffu, upto, 31);
+        const double target = share * total;
+        double run = upto - sum;
+        int reached = n + 1;
+        for (int i = first; i < last && reached > n; i++) {
+            run += (double)expf(z_of_entry(sorted[i]));
+            if (run >= target) reached = i + 1;
+        }
+        reached = (int)__reduce_min_sync(0xffffffffu, (unsigned)reached);
+        if (lane == 0) found = reached > n && is_all ? n : reached; /* rounding may keep the last one short of all */
     }
+    __syncthreads(); /* found is there */
+    return found;
 }
 
-__global__ static void __launch_bounds__(SAMPLE_THREADS, 2)
-logprob_rows(struct token_logprob *out, int stride, const float *logits, const int32_t *targets,
-             const __grid_constant__ struct top_counts n_top, int first_row, int V, int n_ranks) {
-    __shared__ struct logprobs_smem s;
+/* Block i is row i of this launch. */
+__global__ static void __launch_bounds__(TOP_THREADS) filter(const __grid_constant__ struct sample_args a) {
+    __shared__ struct top top;
+    __shared__ uint64_t warp_keys[32];
     pdl_trigger();
     pdl_wait();
-    const int i = (int)blockIdx.x / n_ranks, row = first_row + i;
-    if (n_top.n[i] < 0) return; /* all ranks of the row */
-    out += (size_t)row * stride;
-    struct row r = row_of(logits + (size_t)row * V, V, n_ranks);
-    if (threadIdx.x == 0) s.n_kept = 0;
-    r.max = value_of(cluster_max(&s.maxima, 0, n_ranks, slice_max(r)));
-    const int target = targets[row];
-    const float value = tame(r.v[target]);
-    slice_sums(&s, r, value, target);
-    cluster_sync(); /* the ranks' sums are there */
-    double sum = 0;
-    uint32_t better = 0;
-    for (int from = 0; from < n_ranks; from++) {
-        sum += __longlong_as_double((long long)remote((const uint64_t *)&s.sum, from));
-        better += remote(&s.n_better, from);
+    const int i = (int)blockIdx.x, row = a.first_row + i;
+    const struct row_params &p = a.params[row];
+    const struct row_state state = a.f.states[i];
+    if (state.done || !(p.top_k || p.top_p < 1) || p.top_k > TOP_MOST) return;
+    const struct row r = row_of(a, p, state, i);
+    const uint32_t limit = d_of<false>(0, p.lowest);
+    uint32_t bound;
+    const int n = sort_top<false>(&top, a.f, r, i, p.top_k ? p.top_k : NUCLEUS, limit, &bound);
+    if (n < 0) return;
+    int n_kept = p.top_k && p.top_k < n ? p.top_k : n;
+    if (p.top_p < 1) {
+        const bool is_all = p.top_k || bound == limit; /* of what top_p takes its share from */
+        if (!is_all && p.lowest > -FLT_MAX) return; /* the sums know no min_p */
+        n_kept = prefix_of_mass(top.sorted, n_kept, p.top_p, is_all ? 0 : sum_chunks(a.f, r, i), is_all);
+        if (n_kept > n) return;
+    } else if (!p.top_k) {
+        return;
     }
-    const double lse = r.max == -INFINITY ? -INFINITY : (double)r.max + log(sum);
-    if (r.rank == 0 && threadIdx.x == 0) out[0] = {target, (float)((double)value - lse), 1 + (int)better};
-    if (n_top.n[i] > 0) write_top(&s, out, r, n_top.n[i], lse);
+    uint64_t best = 0;
+    for (int at = (int)threadIdx.x; at < n_kept; at += TOP_THREADS) {
+        const int id = top_id(top.sorted[at]);
+        const uint64_t key = key_of(z_of_entry(top.sorted[at]) + noise_gumbel(p.seed, p.position, id), id);
+        if (key > best) best = key;
+    }
+    best = block_largest(warp_keys, best);
+    if (threadIdx.x) return;
+    a.ids[row] = id_of(best);
+    a.f.states[i].done = 1;
+}
+
+/* ---- select -------------------------------------------------------------------------------------------------------------- */
+
+/* Cluster i is row i of this launch. */
+__global__ static void __launch_bounds__(SELECT_THREADS, 2) select_ends(const __grid_constant__ struct sample_args a) {
+    __shared__ struct selection s;
+    pdl_trigger();
+    pdl_wait();
+    const int i = (int)blockIdx.x / a.n_ranks;
+    const struct row_params &p = a.params[a.first_row + i];
+    const struct row_state state = a.f.states[i];
+    if (state.done || !(p.top_k || p.top_p < 1)) return; /* all ranks of the row */
+    const struct part part = part_of(row_of(a, p, state, i), a.n_ranks);
+    struct cut c = state.cut;
+    if (p.top_k) c = select_prefix<false>(&s, part, c, p.top_k, 0);
+    if (p.top_p < 1) c = select_prefix<false>(&s, part, c, 1, p.top_p > 0 ? p.top_p : 0);
+    if (part.rank == 0 && threadIdx.x == 0) a.f.states[i].cut = c;
     cluster_sync(); /* nobody reads this block's shared memory any more */
+}
+
+/* ---- draw ---------------------------------------------------------------------------------------------------------------- */
+
+/* Block i * n_slices + slice.
+ *
+ * noise is -log(-log(1 - u)) <= -log(u), so a token can only win with u <= e^(z - best so far). That is tested first, from
+ * above: with u cut to 23 bits, z by a multiplication, and some slack; the few that pass are computed as noise.h says. */
+__global__ static void __launch_bounds__(SCAN_THREADS) draw(const __grid_constant__ struct sample_args a) {
+    __shared__ uint64_t warp_keys[32];
+    pdl_trigger();
+    pdl_wait();
+    const int i = (int)blockIdx.x / a.f.n_slices, slice = (int)blockIdx.x - i * a.f.n_slices, row = a.first_row + i;
+    const struct row_params &p = a.params[row];
+    const struct row_state state = a.f.states[i];
+    if (state.done) return;
+    const struct row r = row_of(a, p, state, i);
+    const uint64_t seed = p.seed;
+    const int64_t position = p.position;
+    float4 pieces[2 * WARP_CHUNKS];
+#pragma unroll
+    for (int j = 0; j < 2 * WARP_CHUNKS; j++) pieces[j] = load_four(r, piece_id(slice, j));
+    int best_id = state.likeliest; /* always kept; its z is 0 */
+    float best = noise_gumbel(seed, position, best_id);
+    const float log2_e = 1.44269504f, slope = log2_e / r.temperature;
+#pragma unroll
+    for (int j = 0; j < 2 * WARP_CHUNKS; j++) {
+        const int at = piece_id(slice, j);
+        const float v[4] = {pieces[j].x, pieces[j].y, pieces[j].z, pieces[j].w};
+        uint32_t bits[4];
+        noise_words(bits, seed, position, (uint32_t)at / 4);
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            const float u = __uint_as_float(bits[e] >> 9 | 0x3f800000u); /* 1 + u */
+            if (u > 1.0000003f + 1.001f * exp2f(fmaf(v[e] - r.max, slope, -best * log2_e))) continue;
+            const float z = z_of(r, v[e]);
+            if (!(z >= r.lowest) || !up_to(state.cut, d_of<false>(0, z), at + e)) continue;
+            const float score = z + noise_gumbel_of(bits[e]);
+            if (score < best || (score == best && at + e >= best_id)) continue;
+            best = score;
+            best_id = at + e;
+        }
+    }
+    const uint64_t key = block_largest(warp_keys, key_of(best, best_id));
+    if (threadIdx.x == 0) a.f.slice_keys[blockIdx.x] = key;
+    if (!last_of(&a.tickets[i], a.f.n_slices)) return;
+    const int id = id_of(row_key(a.f, i));
+    if (threadIdx.x == 0) a.ids[row] = id;
 }
 
 /* ---- opening ------------------------------------------------------------------------------------------------------------- */
@@ -279,10 +300,12 @@ int cuda__sampler_open(struct exec *e, char *err, size_t err_bytes) {
     s->rows_bytes = (size_t)e->options.max_rows * sizeof(struct row_params);
     const size_t bytes = s->rows_bytes + 4 * s->list_words;
     struct cudaFuncAttributes attributes = {};
-    CUDA_TRY(e, cudaFuncGetAttributes(&attributes, sample_rows<STAGE_FILTER>));
+    CUDA_TRY(e, cudaFuncGetAttributes(&attributes, select_ends));
     /* Code that was compiled for an older chip knows of no clusters, wherever it runs. */
-    s->n_ranks = cuda_of(e)->arch >= 90 && attributes.ptxVersion >= 90 ? SAMPLE_RANKS : 1;
+    s->n_ranks = cuda_of(e)->arch >= 90 && attributes.ptxVersion >= 90 ? SELECT_RANKS : 1;
     CUDA_TRY(e, cudaMalloc(&s->device, bytes));
+    CUDA_TRY(e, cudaMalloc(&s->tickets, (size_t)e->options.max_rows * sizeof *s->tickets));
+    if (!e->failed) CUDA_TRY(e, cudaMemset(s->tickets, 0, (size_t)e->options.max_rows * sizeof *s->tickets));
     for (int i = 0; i < N_PINNED; i++) {
         CUDA_TRY(e, cudaHostAlloc((void **)&s->pinned[i], bytes, cudaHostAllocDefault));
         CUDA_TRY(e, cudaEventCreateWithFlags(&s->sent[i], cudaEventDisableTiming));
@@ -296,6 +319,7 @@ void cuda__sampler_close(struct exec *e) {
     struct cuda_sampler *s = cuda_of(e)->sampler;
     if (!s) return;
     cudaFree(s->device);
+    cudaFree(s->tickets);
     for (int i = 0; i < N_PINNED; i++) {
         cudaFreeHost(s->pinned[i]);
         if (s->sent[i]) cudaEventDestroy(s->sent[i]);
@@ -387,62 +411,31 @@ unsigned cuda__sample_set(struct exec *e, const struct sample_params *params, in
     return stage | edit;
 }
 
-/* ---- launching ----------------------------------------------------------------------------------------------------------- */
-
-/* As cuda_launch, for n rows of n_ranks blocks each: a row's are a cluster. */
-template <typename... P, typename... A>
-static void launch_rows(struct exec *e, const char *op, int line, void (*kernel)(P...), int n, A... args) {
-    struct cuda_state *s = cuda_of(e);
-    const int n_ranks = s->sampler->n_ranks;
-    cudaLaunchAttribute attributes[2] = {};
-    attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[0].val.programmaticStreamSerializationAllowed = 1;
-    attributes[1].id = cudaLaunchAttributeClusterDimension;
-    attributes[1].val.clusterDim.x = (unsigned)n_ranks;
-    attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3((unsigned)(n * n_ranks));
-    config.blockDim = dim3(SAMPLE_THREADS);
-    config.stream = s->stream;
-    config.attrs = attributes;
-    config.numAttrs = n_ranks > 1 ? 2 : 0;
-    cudaError_t status = cudaLaunchKernelEx(&config, kernel, args..., n_ranks);
-    if (status != cudaSuccess) exec__fail(e, op, __FILE__, line, cudaGetErrorString(status));
-}
+/* ---- launching ------------------------------------------------------------------------------------------------------------ */
 
 void cuda__sample(struct exec *e, int32_t *ids, const float *logits, unsigned stages, int R, int V) {
-    struct cuda_sampler *s = cuda_of(e)->sampler;
-    const struct row_params *params = (const struct row_params *)s->device;
-    const uint32_t *words = (const uint32_t *)(s->device + s->rows_bytes);
-    float *views = stages & STAGE_EDIT ? (float *)cuda_of(e)->workspace : NULL;
-    const int stage = (int)(stages & STAGE_MASK), room = (int)(cuda_of(e)->workspace_bytes / (4 * (size_t)V));
-    const int most = views && room < R ? room : R; /* rows at a time */
-    if (!most) {
+    struct cuda_state *state = cuda_of(e);
+    struct cuda_sampler *s = state->sampler;
+    struct sample_args a = {};
+    a.ids = ids, a.logits = logits, a.tickets = s->tickets, a.V = V, a.n_ranks = s->n_ranks;
+    a.params = (const struct row_params *)s->device;
+    a.words = (const uint32_t *)(s->device + s->rows_bytes);
+    const unsigned stage = stages & STAGE_MASK;
+    const size_t findings = findings_at(&a.f, NULL, 1, V), row = findings + (stages & STAGE_EDIT ? 4 * (size_t)V : 0);
+    const size_t room = state->workspace_bytes / row; /* rows at a time */
+    if (!room) {
         exec__fail(e, __func__, __FILE__, __LINE__, "a row of logits does not fit into the workspace");
         return;
     }
-    for (int row = 0; row < R; row += most) {
-        const int n = R - row < most ? R - row : most;
-        launch_rows(e, __func__, __LINE__,
-                    stage == STAGE_FILTER ? sample_rows<STAGE_FILTER>
-                    : stage == STAGE_DRAW ? sample_rows<STAGE_DRAW>
-                                          : sample_rows<STAGE_GREEDY>,
-                    n, ids, logits, views, params, words, row, V);
-    }
-}
-
-void cuda__token_logprobs(struct exec *e, struct token_logprob *out, int stride, const float *logits,
-                          const int32_t *targets, const int *n_top, int R, int V) {
-    for (int row = 0; row < R; row += MOST_TOP_ROWS) {
-        const int n = R - row < MOST_TOP_ROWS ? R - row : MOST_TOP_ROWS;
-        struct top_counts counts;
-        for (int i = 0; i < n; i++) {
-            if (n_top[row + i] > LISTED) {
-                exec__fail(e, __func__, __FILE__, __LINE__, "more than 1024 top tokens of a row");
-                return;
-            }
-            counts.n[i] = (int16_t)n_top[row + i];
+    for (a.first_row = 0; a.first_row < R; a.first_row += (int)room) {
+        const int n = (size_t)(R - a.first_row) < room ? R - a.first_row : (int)room;
+        const size_t used = findings_at(&a.f, state->workspace, n, V);
+        a.views = stages & STAGE_EDIT ? (float *)((char *)state->workspace + used) : NULL;
+        cuda_launch(e, scan, n * a.f.n_slices, SCAN_THREADS, 0, a, stage == STAGE_FILTER);
+        if (stage == STAGE_FILTER) {
+            cuda_launch(e, filter, n, TOP_THREADS, 0, a);
+            launch_clusters(e, select_ends, n * s->n_ranks, SELECT_THREADS, s->n_ranks, a);
         }
-        launch_rows(e, __func__, __LINE__, logprob_rows, n, out, stride, logits, targets, counts, row, V);
+        if (stage != STAGE_GREEDY) cuda_launch(e, draw, n * a.f.n_slices, SCAN_THREADS, 0, a);
     }
 }
