@@ -188,7 +188,8 @@ struct linear_args {
 };
 /* Each returns false, having done nothing, for what it does not cover. */
 bool cuda__dense_small(struct exec *e, const struct linear_args *a); /* linear_small.cu: bf16, f16; few tokens */
-bool cuda__awq_small(struct exec *e, const struct linear_args *a);   /* awq_small.cu: few tokens */
+bool cuda__awq_few(struct exec *e, const struct linear_args *a);     /* awq_few.cu: up to eight tokens */
+bool cuda__awq_small(struct exec *e, const struct linear_args *a);   /* awq_small.cu: up to 64 tokens */
 bool cuda__awq_large(struct exec *e, const struct linear_args *a);   /* awq_large.cu: many tokens, wgmma */
 void cuda__linear_simple(struct exec *e, const struct linear_args *a); /* linear_simple.cu: anything, slowly */
 /* linear_lt.cu: cuBLASLt with plans cached per shape, for dense weights of the act dtype; all but SILU_MUL and norm. It
