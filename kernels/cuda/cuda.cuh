@@ -69,7 +69,11 @@ static inline void cuda_launch_(struct exec *e, const char *op, const char *file
     config.stream = s->stream;
     config.attrs = &attribute;
     config.numAttrs = s->arch >= 90 ? 1 : 0;
-    cudaError_t status = cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...);
+    /* One division of L1 and shared memory for all kernels: an SM must run empty before it can change it, and then no
+     * kernel would overlap its neighbour. */
+    cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                              cudaSharedmemCarveoutMaxShared);
+    if (status == cudaSuccess) status = cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...);
     if (status != cudaSuccess) exec__fail(e, op, file, line, cudaGetErrorString(status));
 }
 #define cuda_launch(e, kernel, grid, block, smem, ...)                                                                 \
