@@ -128,7 +128,8 @@ def write_checkpoint(folder, model, dtype, quantized=None):
 def run_tandem(tandem, folder, ids, *flags):
     output = folder / "logits.safetensors"
     command = [tandem, "logits", str(folder), "--token-ids", ",".join(map(str, ids)), "--output", str(output),
-               "--device", "cuda", "--max-num-seqs", "2048", "--max-model-len", "2048", *flags]
+               "--device", "cuda", "--max-num-seqs", "2048", "--max-model-len", "2048",
+               "--kv-cache-memory-bytes", "4G", *flags]
     subprocess.run(command, check=True, timeout=120)
     logits = load_file(output, device="cuda")["logits"]
     output.unlink()
