@@ -48,8 +48,8 @@ __device__ static inline struct awq_scale awq_scale_of(uint32_t scales, uint32_t
     struct awq_scale s;
     s.scale_low = awq_half2(__byte_perm(scales, 0, 0x1010));
     s.scale_high = awq_half2(__byte_perm(scales, 0, 0x3232));
-    s.zero_low = awq_half2(__byte_perm(zeros, 0xe4e4e4e4u, 0x4040)); /* 0xe400 is -1024 */
-    s.zero_high = __hadd2(awq_half2(__byte_perm(zeros, 0xe4e4e4e4u, 0x4141)), awq_half2(0x63806380u)); /* + 960 */
+    s.zero_low = awq_half2(__byte_perm(zeros, 0, 0x4040) | 0xe400e400u); /* 0xe400 is -1024 */
+    s.zero_high = __hadd2(awq_half2(__byte_perm(zeros, 0, 0x4141) | 0xe400e400u), awq_half2(0x63806380u)); /* + 960 */
     return s;
 }
 
