@@ -1,7 +1,8 @@
 /* latency.c - `tandem bench latency`: time to the first token, and per token after it, by batch size and context.
  *
- * A run submits B prompts of the same length at once. Their prefill ends with the last first token; the decoding that
- * counts lies between that and the first end of a request, so that all B decode in every step of it. */
+ * A run submits B prompts of the same length at once. Their prefill ends with the last first token. The decoding that
+ * counts are the output_len - 1 steps after that, in which all B take part: those that came first generate more, and all
+ * are cancelled at the end. */
 #include "benchmarks/engine_run.h"
 #include "benchmarks/report.h"
 
@@ -19,6 +20,7 @@ struct row {
 };
 
 struct live { /* one request of a run */
+    uint64_t id;
     double t_submit, t_first;
     int n; /* tokens that came */
 };
@@ -36,10 +38,19 @@ static int submit_all(struct live *live, struct engine *e, int B, int input_len,
         p.sampling.max_tokens = output_len;
         p.sampling.ignore_eos = true;
         workload_prompt(ids, &random, i, input_len, engine_info(e)->model.vocab);
-        status = engine_submit(e, &p, NULL, err, err_bytes);
+        status = engine_submit(e, &p, &live[i].id, err, err_bytes);
     }
     free(ids);
     return status;
+}
+
+/* Tokens that each request may generate: while others are still in their prefill, one a step. */
+static int most_tokens(const struct row *row, const struct engine *e) {
+    const struct engine_info *info = engine_info(e);
+    const int room = info->max_model_len - row->input_len, spare = info->max_num_batched_tokens - row->B;
+    const int64_t n = row->output_len + (int64_t)row->B * row->input_len / (spare > 1 ? spare : 1) + row->B;
+    if (row->output_len == 1 || row->B == 1) return row->output_len;
+    return n < room ? (int)n : room;
 }
 
 /* One run. The clock is looked at when there is no event left, so that all tokens of a step are counted or none. */
@@ -53,7 +64,7 @@ static int run_once(struct row *row, struct engine *e, uint64_t seed, char *err,
     long tokens = 0, decoded = 0;
     CHECK(live && ttft);
     const double t_submit = bench_now();
-    int status = submit_all(live, e, B, row->input_len, row->output_len, seed, err, err_bytes);
+    int status = submit_all(live, e, B, row->input_len, most_tokens(row, e), seed, err, err_bytes);
     while (!status && n_finished < B) {
         engine_wait(e, -1);
         while (engine_poll(e, &event)) {
@@ -73,16 +84,19 @@ static int run_once(struct row *row, struct engine *e, uint64_t seed, char *err,
             engine_stats(e, &before);
             decoded = -tokens;
         }
-        if (n_finished && t_end <= 0) { /* up to here */
+        const bool enough = t_start > 0 && decoded + tokens >= (long)B * (row->output_len - 1);
+        if ((n_finished || enough) && t_end <= 0) { /* up to here */
             t_end = bench_now();
             engine_stats(e, &after);
             decoded += tokens;
         }
+        if (t_start > 0 && t_end > 0) /* those that have ended are not meant any more */
+            for (int i = 0; i < B; i++) engine_cancel(e, live[i].id);
     }
     row->ttft_last = 0;
     for (int i = 0; i < B; i++) row->ttft_last = fmax(row->ttft_last, live[i].t_first - t_submit);
     row->ttft = bench_quantile(ttft, (size_t)n_first, 0.5);
-    const bool decodes = decoded > 0 && t_end > t_start && t_start > 0;
+    const bool decodes = row->output_len > 1 && decoded > 0 && t_end > t_start && t_start > 0;
     row->per_token = decodes ? (t_end - t_start) * B / (double)decoded : 0;
     row->busy = decodes ? (after.device_seconds_total - before.device_seconds_total) / (t_end - t_start) : 0;
     free(live);
