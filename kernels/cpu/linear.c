@@ -64,21 +64,24 @@ INLINE vf tile(const float *x, size_t stride, const char *const *w, int K, enum 
     return vf_sum_each(acc);
 }
 
-/* out[t][i] = token t times row i of w, i < LANES, for all T tokens. */
+/* out[t][i] = token t times row i of w, i < LANES, for n_t tokens. */
+INLINE void tile_row(float (*out)[LANES], const float *x, size_t stride, const char *const w[LANES], int K,
+                     enum dtype wt, size_t ahead, const int n_t) {
+    const int n_n = LANES / n_t;
+    for (int i = 0; i < LANES; i += n_n) {
+        float sums[LANES];
+        vf_store(sums, tile(x, stride, w + i, K, wt, n_t, ahead));
+        for (int j = 0; j < n_t; j++) memcpy(&out[j][i], sums + j * n_n, (size_t)n_n * sizeof(float));
+    }
+}
+
+/* The same for all T tokens. */
 INLINE void tiles(float (*out)[LANES], const float *x, size_t stride, int T, const char *const w[LANES], int K,
                   enum dtype wt, size_t ahead) {
-    for (int t = 0, n_t; t < T; t += n_t) {
-        n_t = T - t >= 4 ? 4 : T - t >= 2 ? 2 : 1;
-        const float *xt = x + t * stride;
-        int n_n = LANES / n_t;
-        for (int i = 0; i < LANES; i += n_n) {
-            float sums[LANES];
-            vf_store(sums, n_t == 4   ? tile(xt, stride, w + i, K, wt, 4, ahead)
-                           : n_t == 2 ? tile(xt, stride, w + i, K, wt, 2, ahead)
-                                      : tile(xt, stride, w + i, K, wt, 1, ahead));
-            for (int j = 0; j < n_t; j++) memcpy(&out[t + j][i], sums + j * n_n, (size_t)n_n * sizeof(float));
-        }
-    }
+    int t = 0;
+    for (; t + 4 <= T; t += 4) tile_row(out + t, x + t * stride, stride, w, K, wt, ahead, 4);
+    if (t + 2 <= T) tile_row(out + t, x + t * stride, stride, w, K, wt, ahead, 2), t += 2;
+    if (t < T) tile_row(out + t, x + t * stride, stride, w, K, wt, ahead, 1);
 }
 
 /* ---- LANES rows of w for all tokens ------------------------------------------------------------------------------- */
