@@ -6,8 +6,9 @@
  * fixed tree (vf_sum). A row's tail is padded with zeros. Whatever tile an element is computed in, this is its order,
  * so tiles are chosen by speed alone: 1 token and LANES rows, 2 and LANES / 2, 4 and LANES / 4, always LANES sums.
  *
- * x is widened to fp32 once per X_ROWS tokens. Weights are widened as they are read; for more tokens than PANEL_TOKENS
- * they are widened once into a panel of LANES rows, which all tokens then share.
+ * x is widened to fp32 once per X_ROWS tokens; up to OWN_TOKENS by each thread for itself, which takes less time than
+ * fetching as much from another core. Weights are widened as they are read; for more tokens than PANEL_TOKENS
+ * they are widened once into a panel of LANES rows, which all tokens then share; so are rows that do not fill vectors.
  *
  * Threads divide N: each weight is read by one thread, once per X_ROWS tokens. Bytes: N K of the weights' format;
  * FLOP: 2 T N K. */
@@ -15,7 +16,8 @@
 
 enum {
     PANEL_TOKENS = 4,        /* up to here weights are widened anew for each tile of tokens */
-    PART_BYTES = 128 * 1024, /* of weights that a thread takes at a time, at least */
+    OWN_TOKENS = LANES,      /* their x has room in a thread's scratch, behind a panel */
+    PART_BYTES = 128 * 1024, /* of weights that a thread takes at a time, at least, where reading them takes the time */
 };
 
 struct product {
@@ -31,8 +33,10 @@ struct product {
 
 /* ---- tiles ------------------------------------------------------------------------------------------------------- */
 
-/* n_t tokens times LANES / n_t rows of w: sum (t, n) of the tile at lane t * (LANES / n_t) + n. Row n is at w[n]. What
- * lies `ahead` bytes behind the weights, if not 0, is fetched meanwhile. */
+/* n_t tokens times LANES / n_t rows of w: sum (t, n) of the tile at lane t * (LANES / n_t) + n. Row n is at w[n]. K is
+ * a multiple of LANES. What lies `ahead` bytes behind the weights, if not 0, is fetched meanwhile.
+ *
+ * All loops over acc are unrolled, so that it never is in memory. */
 INLINE vf tile(const float *x, size_t stride, const char *const *w, int K, enum dtype wt, const int n_t, size_t ahead) {
     const int n_n = LANES / n_t;
     size_t b = dtype_bytes(wt);
@@ -41,26 +45,20 @@ INLINE vf tile(const float *x, size_t stride, const char *const *w, int K, enum 
     /* Rows are taken SOME at a time: enough sums to hide the latency, few enough pointers for the registers. */
     enum { SOME = 8 };
     const int n_some = n_n < SOME ? n_n : SOME;
-    for (int some = 0; some < n_n; some += n_some) {
-        vf *a = acc + some;
-        int k = 0;
-        for (; k + LANES <= K; k += LANES) {
+#pragma GCC unroll 2
+    for (int some = 0; some < n_n; some += n_some)
+        for (int k = 0; k < K; k += LANES) {
             vf xk[4];
+#pragma GCC unroll 4
             for (int t = 0; t < n_t; t++) xk[t] = vf_load(x + t * stride + k);
 #pragma GCC unroll 8
             for (int n = 0; n < n_some; n++) {
                 vf v = vf_widen(w[some + n] + k * b, wt);
                 if (ahead) __builtin_prefetch(w[some + n] + k * b + ahead);
-                for (int t = 0; t < n_t; t++) a[t * n_n + n] = vf_fma(xk[t], v, a[t * n_n + n]);
+#pragma GCC unroll 4
+                for (int t = 0; t < n_t; t++) acc[t * n_n + some + n] = vf_fma(xk[t], v, acc[t * n_n + some + n]);
             }
         }
-        for (int n = 0; k < K && n < n_some; n++) {
-            float pad[LANES] = {0};
-            row_widen_as(pad, w[some + n] + k * b, (size_t)(K - k), wt);
-            for (int t = 0; t < n_t; t++)
-                a[t * n_n + n] = vf_fma(vf_load(x + t * stride + k), vf_load(pad), a[t * n_n + n]);
-        }
-    }
     return vf_sum_each(acc);
 }
 
@@ -92,18 +90,36 @@ static void write_rows(const struct product *o, float (*out)[LANES], int n) {
     float bias[LANES] = {0};
     if (o->bias) row_widen(bias, (const char *)o->bias + (size_t)n * dtype_bytes(act), n_n, act);
     for (int t = 0; t < o->T; t++) {
+        char *y = o->y + ((size_t)t * N + (size_t)n) * b;
         if (o->bias) vf_store(out[t], vf_load(out[t]) + vf_load(bias));
-        row_narrow(o->y + ((size_t)t * N + (size_t)n) * b, out[t], n_n, o->yt);
+        if (n_n < LANES) row_narrow(y, out[t], n_n, o->yt);
+        else if (o->yt == DTYPE_BF16) vf_narrow(y, vf_load(out[t]), DTYPE_BF16);
+        else if (o->yt == DTYPE_F16) vf_narrow(y, vf_load(out[t]), DTYPE_F16);
+        else vf_narrow(y, vf_load(out[t]), DTYPE_F32);
+    }
+}
+
+/* x [first .. last - 1] of the chunk, in fp32, to out [T, stride]. */
+static void widen_some(const struct product *o, float *out, int first, int last) {
+    enum dtype act = o->e->options.dtype;
+    size_t K = (size_t)o->w->cols;
+    for (int t = first; t < last; t++) {
+        float *row = out + t * o->stride;
+        row_widen(row, o->x + (size_t)t * K * dtype_bytes(act), K, act);
+        memset(row + K, 0, (round_up(K, LANES) - K) * sizeof *row);
     }
 }
 
 static void product_rows(void *arg, struct share *share) {
     const struct product *o = arg;
     const struct matrix *m = o->w;
-    int K = m->cols;
-    size_t w_bytes = (size_t)K * dtype_bytes(m->dtype);
-    const float *x = cpu_of(o->e)->x;
-    float *panel = scratch_of(o->e, share); /* [LANES, stride] */
+    size_t K = (size_t)m->cols, w_bytes = K * dtype_bytes(m->dtype), full = round_up(K, LANES);
+    bool widen = (o->T > PANEL_TOKENS && m->dtype != DTYPE_F32) || K % LANES;
+    float *panel = scratch_of(o->e, share), *x = cpu_of(o->e)->x; /* [LANES, stride], [T, stride] */
+    if (o->T <= OWN_TOKENS) {
+        x = panel + LANES * o->stride;
+        widen_some(o, x, 0, o->T);
+    }
     for (int first, last; threads_take(share, &first, &last);)
         for (int block = first; block < last; block++) {
             const char *w[LANES];
@@ -111,20 +127,16 @@ static void product_rows(void *arg, struct share *share) {
             for (int i = 0; i < LANES; i++) { /* rows that do not exist: the last one again, not written */
                 int n = block * LANES + i < m->rows ? block * LANES + i : m->rows - 1;
                 w[i] = (const char *)m->data + (size_t)n * w_bytes;
+                if (!widen) continue;
+                float *row = panel + i * o->stride;
+                row_widen(row, w[i], K, m->dtype);
+                memset(row + K, 0, (full - K) * sizeof *row);
+                w[i] = (const char *)row;
             }
-            if (o->T > PANEL_TOKENS && m->dtype != DTYPE_F32) {
-                for (int i = 0; i < LANES; i++) {
-                    row_widen(panel + i * o->stride, w[i], (size_t)K, m->dtype);
-                    w[i] = (const char *)(panel + i * o->stride);
-                }
-                tiles(out, x, o->stride, o->T, w, K, DTYPE_F32, 0);
-            } else if (m->dtype == DTYPE_BF16) {
-                tiles(out, x, o->stride, o->T, w, K, DTYPE_BF16, LANES * w_bytes);
-            } else if (m->dtype == DTYPE_F16) {
-                tiles(out, x, o->stride, o->T, w, K, DTYPE_F16, LANES * w_bytes);
-            } else {
-                tiles(out, x, o->stride, o->T, w, K, DTYPE_F32, LANES * w_bytes);
-            }
+            if (widen) tiles(out, x, o->stride, o->T, w, (int)full, DTYPE_F32, 0);
+            else if (m->dtype == DTYPE_BF16) tiles(out, x, o->stride, o->T, w, (int)full, DTYPE_BF16, LANES * w_bytes);
+            else if (m->dtype == DTYPE_F16) tiles(out, x, o->stride, o->T, w, (int)full, DTYPE_F16, LANES * w_bytes);
+            else tiles(out, x, o->stride, o->T, w, (int)full, DTYPE_F32, LANES * w_bytes);
             write_rows(o, out, block * LANES);
         }
 }
@@ -133,14 +145,7 @@ static void product_rows(void *arg, struct share *share) {
 
 static void widen_tokens(void *arg, struct share *share) {
     const struct product *o = arg;
-    enum dtype act = o->e->options.dtype;
-    size_t K = (size_t)o->w->cols;
-    for (int first, last; threads_take(share, &first, &last);)
-        for (int t = first; t < last; t++) {
-            float *row = cpu_of(o->e)->x + t * o->stride;
-            row_widen(row, o->x + (size_t)t * K * dtype_bytes(act), K, act);
-            memset(row + K, 0, (o->stride - K) * sizeof *row);
-        }
+    for (int first, last; threads_take(share, &first, &last);) widen_some(o, cpu_of(o->e)->x, first, last);
 }
 
 static void run(struct exec *e, void *y, enum dtype yt, const void *x, const struct matrix *w, const void *bias,
@@ -155,12 +160,14 @@ static void run(struct exec *e, void *y, enum dtype yt, const void *x, const str
 #endif
     size_t x_bytes = (size_t)w->cols * dtype_bytes(act), y_bytes = (size_t)w->rows * dtype_bytes(yt);
     int n_blocks = (w->rows + LANES - 1) / LANES, even = n_blocks / e->options.n_threads;
-    int grain = (int)(PART_BYTES / (LANES * (size_t)w->cols * dtype_bytes(w->dtype))) + 1;
+    /* With few tokens memory sets the pace; with more, a part takes long enough that waiting for the last one shows. */
+    size_t part_bytes = T <= PANEL_TOKENS ? PART_BYTES : PART_BYTES / 4;
+    int grain = (int)(part_bytes / (LANES * (size_t)w->cols * dtype_bytes(w->dtype))) + 1;
     if (grain > even) grain = even + !even;
     for (int t = 0; t < T; t += X_ROWS) {
         struct product o = {.e = e, .x = (const char *)x + t * x_bytes, .T = T - t < X_ROWS ? T - t : X_ROWS, .w = w,
                             .y = (char *)y + t * y_bytes, .yt = yt, .bias = bias, .stride = ROW_FLOATS(w->cols)};
-        parallel(e, o.T, rows_per_part(w->cols), widen_tokens, &o);
+        if (o.T > OWN_TOKENS) parallel(e, o.T, rows_per_part(w->cols), widen_tokens, &o);
         parallel(e, n_blocks, grain, product_rows, &o);
     }
 }
