@@ -62,24 +62,24 @@ INLINE vf tile(const float *x, size_t stride, const char *const *w, int K, enum 
     return vf_sum_each(acc);
 }
 
-/* out[t][i] = token t times row i of w, i < LANES, for n_t tokens. */
-INLINE void tile_row(float (*out)[LANES], const float *x, size_t stride, const char *const w[LANES], int K,
-                     enum dtype wt, size_t ahead, const int n_t) {
+/* out[t][i] = token t times row i of w, i < n_rows, for n_t tokens. */
+INLINE void tile_row(float (*out)[LANES], const float *x, size_t stride, const char *const *w, int K, enum dtype wt,
+                     size_t ahead, const int n_rows, const int n_t) {
     const int n_n = LANES / n_t;
-    for (int i = 0; i < LANES; i += n_n) {
+    for (int i = 0; i < n_rows; i += n_n) {
         float sums[LANES];
         vf_store(sums, tile(x, stride, w + i, K, wt, n_t, ahead));
         for (int j = 0; j < n_t; j++) memcpy(&out[j][i], sums + j * n_n, (size_t)n_n * sizeof(float));
     }
 }
 
-/* The same for all T tokens. */
-INLINE void tiles(float (*out)[LANES], const float *x, size_t stride, int T, const char *const w[LANES], int K,
-                  enum dtype wt, size_t ahead) {
+/* The same for all T tokens; T is even, or there are LANES rows. */
+INLINE void tiles(float (*out)[LANES], const float *x, size_t stride, int T, const char *const *w, int K,
+                  enum dtype wt, size_t ahead, const int n_rows) {
     int t = 0;
-    for (; t + 4 <= T; t += 4) tile_row(out + t, x + t * stride, stride, w, K, wt, ahead, 4);
-    if (t + 2 <= T) tile_row(out + t, x + t * stride, stride, w, K, wt, ahead, 2), t += 2;
-    if (t < T) tile_row(out + t, x + t * stride, stride, w, K, wt, ahead, 1);
+    for (; t + 4 <= T; t += 4) tile_row(out + t, x + t * stride, stride, w, K, wt, ahead, n_rows, 4);
+    if (t + 2 <= T) tile_row(out + t, x + t * stride, stride, w, K, wt, ahead, n_rows, 2), t += 2;
+    if (n_rows == LANES && t < T) tile_row(out + t, x + t * stride, stride, w, K, wt, ahead, n_rows, 1);
 }
 
 /* ---- LANES rows of w for all tokens ------------------------------------------------------------------------------- */
@@ -99,26 +99,61 @@ static void write_rows(const struct product *o, float (*out)[LANES], int n) {
     }
 }
 
-/* x [first .. last - 1] of the chunk, in fp32, to out [T, stride]. */
+/* Rows first .. last - 1 of x in fp32, to out [T, stride]; rows behind the last are zeros. */
 static void widen_some(const struct product *o, float *out, int first, int last) {
     enum dtype act = o->e->options.dtype;
-    size_t K = (size_t)o->w->cols;
+    size_t K = (size_t)o->w->cols, full = round_up(K, LANES);
     for (int t = first; t < last; t++) {
         float *row = out + t * o->stride;
-        row_widen(row, o->x + (size_t)t * K * dtype_bytes(act), K, act);
-        memset(row + K, 0, (round_up(K, LANES) - K) * sizeof *row);
+        size_t n = t < o->T ? K : 0;
+        row_widen(row, o->x + (size_t)t * K * dtype_bytes(act), n, act);
+        memset(row + n, 0, (full - n) * sizeof *row);
+    }
+}
+
+/* n_rows rows of w as one panel [n_rows, stride], for T tokens. */
+INLINE void panel_rows(const struct product *o, float *panel, float (*out)[LANES], const float *x, int T,
+                       const char *const *w, const int n_rows) {
+    size_t K = (size_t)o->w->cols, full = round_up(K, LANES);
+    const char *rows[LANES];
+    for (int i = 0; i < n_rows; i++) {
+        float *row = panel + i * o->stride;
+        row_widen(row, w[i], K, o->w->dtype);
+        memset(row + K, 0, (full - K) * sizeof *row);
+        rows[i] = (const char *)row;
+    }
+    tiles(out, x, o->stride, T, rows, (int)full, DTYPE_F32, 0, n_rows);
+}
+
+/* One block: rows w of the matrix. */
+static void product_block(const struct product *o, float *panel, float (*out)[LANES], const float *x,
+                          const char *const w[LANES]) {
+    const struct matrix *m = o->w;
+    int K = m->cols, T = o->T;
+    size_t ahead = LANES * (size_t)K * dtype_bytes(m->dtype);
+    if (T > PANEL_TOKENS && (m->dtype != DTYPE_F32 || K % LANES)) {
+        /* Half a block at a time, so that a panel leaves room for x in the L1. */
+        for (int i = 0; i < LANES; i += LANES / 2)
+            panel_rows(o, panel, (float(*)[LANES]) & out[0][i], x, T + T % 2, w + i, LANES / 2);
+    } else if (K % LANES) {
+        panel_rows(o, panel, out, x, T, w, LANES);
+    } else if (m->dtype == DTYPE_BF16) {
+        tiles(out, x, o->stride, T, w, K, DTYPE_BF16, ahead, LANES);
+    } else if (m->dtype == DTYPE_F16) {
+        tiles(out, x, o->stride, T, w, K, DTYPE_F16, ahead, LANES);
+    } else {
+        tiles(out, x, o->stride, T, w, K, DTYPE_F32, ahead, LANES);
     }
 }
 
 static void product_rows(void *arg, struct share *share) {
     const struct product *o = arg;
     const struct matrix *m = o->w;
-    size_t K = (size_t)m->cols, w_bytes = K * dtype_bytes(m->dtype), full = round_up(K, LANES);
-    bool widen = (o->T > PANEL_TOKENS && m->dtype != DTYPE_F32) || K % LANES;
+    size_t row_bytes = (size_t)m->cols * dtype_bytes(m->dtype);
     float *panel = scratch_of(o->e, share), *x = cpu_of(o->e)->x; /* [LANES, stride], [T, stride] */
     if (o->T <= OWN_TOKENS) {
         x = panel + LANES * o->stride;
-        widen_some(o, x, 0, o->T);
+        widen_some(o, x, 0, o->T + o->T % 2);
     }
     for (int first, last; threads_take(share, &first, &last);)
         for (int block = first; block < last; block++) {
@@ -126,17 +161,9 @@ static void product_rows(void *arg, struct share *share) {
             float out[X_ROWS][LANES];
             for (int i = 0; i < LANES; i++) { /* rows that do not exist: the last one again, not written */
                 int n = block * LANES + i < m->rows ? block * LANES + i : m->rows - 1;
-                w[i] = (const char *)m->data + (size_t)n * w_bytes;
-                if (!widen) continue;
-                float *row = panel + i * o->stride;
-                row_widen(row, w[i], K, m->dtype);
-                memset(row + K, 0, (full - K) * sizeof *row);
-                w[i] = (const char *)row;
+                w[i] = (const char *)m->data + (size_t)n * row_bytes;
             }
-            if (widen) tiles(out, x, o->stride, o->T, w, (int)full, DTYPE_F32, 0);
-            else if (m->dtype == DTYPE_BF16) tiles(out, x, o->stride, o->T, w, (int)full, DTYPE_BF16, LANES * w_bytes);
-            else if (m->dtype == DTYPE_F16) tiles(out, x, o->stride, o->T, w, (int)full, DTYPE_F16, LANES * w_bytes);
-            else tiles(out, x, o->stride, o->T, w, (int)full, DTYPE_F32, LANES * w_bytes);
+            product_block(o, panel, out, x, w);
             write_rows(o, out, block * LANES);
         }
 }
@@ -167,7 +194,7 @@ static void run(struct exec *e, void *y, enum dtype yt, const void *x, const str
     for (int t = 0; t < T; t += X_ROWS) {
         struct product o = {.e = e, .x = (const char *)x + t * x_bytes, .T = T - t < X_ROWS ? T - t : X_ROWS, .w = w,
                             .y = (char *)y + t * y_bytes, .yt = yt, .bias = bias, .stride = ROW_FLOATS(w->cols)};
-        if (o.T > OWN_TOKENS) parallel(e, o.T, rows_per_part(w->cols), widen_tokens, &o);
+        if (o.T > OWN_TOKENS) parallel(e, o.T + o.T % 2, rows_per_part(w->cols), widen_tokens, &o);
         parallel(e, n_blocks, grain, product_rows, &o);
     }
 }
