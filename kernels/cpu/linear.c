@@ -16,6 +16,7 @@
 
 enum {
     PANEL_TOKENS = 4,        /* up to here weights are widened anew for each tile of tokens */
+    PANEL_ROWS = LANES / 2,  /* of weights; half a block, so that x, too, has room in the L1 */
     OWN_TOKENS = LANES,      /* their x has room in a thread's scratch, behind a panel */
     PART_BYTES = 128 * 1024, /* of weights that a thread takes at a time, at least, where reading them takes the time */
 };
@@ -41,6 +42,7 @@ INLINE vf tile(const float *x, size_t stride, const char *const *w, int K, enum 
     const int n_n = LANES / n_t;
     size_t b = dtype_bytes(wt);
     vf acc[LANES];
+#pragma GCC unroll 16
     for (int i = 0; i < LANES; i++) acc[i] = (vf){0};
     /* Rows are taken SOME at a time: enough sums to hide the latency, few enough pointers for the registers. */
     enum { SOME = 8 };
@@ -62,24 +64,74 @@ INLINE vf tile(const float *x, size_t stride, const char *const *w, int K, enum 
     return vf_sum_each(acc);
 }
 
-/* out[t][i] = token t times row i of w, i < n_rows, for n_t tokens. */
+/* out[t][i] = token t times row i of w, i < LANES, for n_t tokens. */
 INLINE void tile_row(float (*out)[LANES], const float *x, size_t stride, const char *const *w, int K, enum dtype wt,
-                     size_t ahead, const int n_rows, const int n_t) {
+                     size_t ahead, const int n_t) {
     const int n_n = LANES / n_t;
-    for (int i = 0; i < n_rows; i += n_n) {
+    for (int i = 0; i < LANES; i += n_n) {
         float sums[LANES];
         vf_store(sums, tile(x, stride, w + i, K, wt, n_t, ahead));
         for (int j = 0; j < n_t; j++) memcpy(&out[j][i], sums + j * n_n, (size_t)n_n * sizeof(float));
     }
 }
 
-/* The same for all T tokens; T is even, or there are LANES rows. */
+/* The same for all T tokens. */
 INLINE void tiles(float (*out)[LANES], const float *x, size_t stride, int T, const char *const *w, int K,
-                  enum dtype wt, size_t ahead, const int n_rows) {
+                  enum dtype wt, size_t ahead) {
     int t = 0;
-    for (; t + 4 <= T; t += 4) tile_row(out + t, x + t * stride, stride, w, K, wt, ahead, n_rows, 4);
-    if (t + 2 <= T) tile_row(out + t, x + t * stride, stride, w, K, wt, ahead, n_rows, 2), t += 2;
-    if (n_rows == LANES && t < T) tile_row(out + t, x + t * stride, stride, w, K, wt, ahead, n_rows, 1);
+    for (; t + 4 <= T; t += 4) tile_row(out + t, x + t * stride, stride, w, K, wt, ahead, 4);
+    if (t + 2 <= T) tile_row(out + t, x + t * stride, stride, w, K, wt, ahead, 2), t += 2;
+    if (t < T) tile_row(out + t, x + t * stride, stride, w, K, wt, ahead, 1);
+}
+
+/* ---- tiles of a panel -------------------------------------------------------------------------------------------- */
+
+/* As tile(), for rows of w that are fp32 and `stride` apart like those of x. Functions of their own, so that the
+ * addresses stay in registers. Meanwhile 2 K bytes at `fetch` are fetched: one tile's share of the next block. */
+INLINE vf panel_tile(const float *x, const float *w, size_t stride, int K, const char *fetch, const int n_t) {
+    const int n_n = LANES / n_t;
+    vf acc[LANES];
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) acc[i] = (vf){0};
+    for (int k = 0; k < K; k += LANES) {
+        vf xk[4];
+        __builtin_prefetch(fetch + 2 * k);
+#pragma GCC unroll 4
+        for (int t = 0; t < n_t; t++) xk[t] = vf_load(x + k + t * stride);
+#pragma GCC unroll 8
+        for (int n = 0; n < n_n; n++) {
+            vf v = vf_load(w + k + n * stride);
+#pragma GCC unroll 4
+            for (int t = 0; t < n_t; t++) acc[t * n_n + n] = vf_fma(xk[t], v, acc[t * n_n + n]);
+        }
+    }
+    return vf_sum_each(acc);
+}
+
+static __attribute__((noinline)) vf panel_tile_4(const float *x, const float *w, size_t stride, int K,
+                                                 const char *fetch) {
+    return panel_tile(x, w, stride, K, fetch, 4);
+}
+
+static __attribute__((noinline)) vf panel_tile_2(const float *x, const float *w, size_t stride, int K,
+                                                 const char *fetch) {
+    return panel_tile(x, w, stride, K, fetch, 2);
+}
+
+/* out[t][i] = token t times row i of the panel [PANEL_ROWS, stride], for T tokens, T even. */
+static void panel_tiles(float (*out)[LANES], const float *x, size_t stride, int T, const float *panel, int K,
+                        const char *fetch) {
+    float sums[LANES];
+    int t = 0;
+    for (; t + 4 <= T; t += 4)
+        for (int i = 0; i < PANEL_ROWS; i += LANES / 4, fetch += 2 * K) {
+            vf_store(sums, panel_tile_4(x + t * stride, panel + i * stride, stride, K, fetch));
+            for (int j = 0; j < 4; j++) memcpy(&out[t + j][i], sums + j * (LANES / 4), sizeof sums / 4);
+        }
+    for (int i = 0; t < T && i < PANEL_ROWS; i += LANES / 2, fetch += 2 * K) {
+        vf_store(sums, panel_tile_2(x + t * stride, panel + i * stride, stride, K, fetch));
+        for (int j = 0; j < 2; j++) memcpy(&out[t + j][i], sums + j * (LANES / 2), sizeof sums / 2);
+    }
 }
 
 /* ---- LANES rows of w for all tokens ------------------------------------------------------------------------------- */
@@ -111,38 +163,37 @@ static void widen_some(const struct product *o, float *out, int first, int last)
     }
 }
 
-/* n_rows rows of w as one panel [n_rows, stride], for T tokens. */
-INLINE void panel_rows(const struct product *o, float *panel, float (*out)[LANES], const float *x, int T,
-                       const char *const *w, const int n_rows) {
+/* n rows of w in fp32, padded, to out [n, stride]. */
+static void widen_rows(const struct product *o, float *out, const char *const *w, int n) {
     size_t K = (size_t)o->w->cols, full = round_up(K, LANES);
-    const char *rows[LANES];
-    for (int i = 0; i < n_rows; i++) {
-        float *row = panel + i * o->stride;
-        row_widen(row, w[i], K, o->w->dtype);
-        memset(row + K, 0, (full - K) * sizeof *row);
-        rows[i] = (const char *)row;
+    for (int i = 0; i < n; i++, out += o->stride) {
+        row_widen(out, w[i], K, o->w->dtype);
+        memset(out + K, 0, (full - K) * sizeof *out);
     }
-    tiles(out, x, o->stride, T, rows, (int)full, DTYPE_F32, 0, n_rows);
 }
 
 /* One block: rows w of the matrix. */
 static void product_block(const struct product *o, float *panel, float (*out)[LANES], const float *x,
                           const char *const w[LANES]) {
     const struct matrix *m = o->w;
-    int K = m->cols, T = o->T;
+    int K = m->cols, T = o->T, full = (int)round_up((size_t)K, LANES);
     size_t ahead = LANES * (size_t)K * dtype_bytes(m->dtype);
     if (T > PANEL_TOKENS && (m->dtype != DTYPE_F32 || K % LANES)) {
-        /* Half a block at a time, so that a panel leaves room for x in the L1. */
-        for (int i = 0; i < LANES; i += LANES / 2)
-            panel_rows(o, panel, (float(*)[LANES]) & out[0][i], x, T + T % 2, w + i, LANES / 2);
+        for (int i = 0; i < LANES; i += PANEL_ROWS) {
+            widen_rows(o, panel, w + i, PANEL_ROWS);
+            panel_tiles((float(*)[LANES]) & out[0][i], x, o->stride, T + T % 2, panel, full, w[i] + ahead);
+        }
     } else if (K % LANES) {
-        panel_rows(o, panel, out, x, T, w, LANES);
+        const char *rows[LANES];
+        widen_rows(o, panel, w, LANES);
+        for (int i = 0; i < LANES; i++) rows[i] = (const char *)(panel + i * o->stride);
+        tiles(out, x, o->stride, T, rows, full, DTYPE_F32, 0);
     } else if (m->dtype == DTYPE_BF16) {
-        tiles(out, x, o->stride, T, w, K, DTYPE_BF16, ahead, LANES);
+        tiles(out, x, o->stride, T, w, K, DTYPE_BF16, ahead);
     } else if (m->dtype == DTYPE_F16) {
-        tiles(out, x, o->stride, T, w, K, DTYPE_F16, ahead, LANES);
+        tiles(out, x, o->stride, T, w, K, DTYPE_F16, ahead);
     } else {
-        tiles(out, x, o->stride, T, w, K, DTYPE_F32, ahead, LANES);
+        tiles(out, x, o->stride, T, w, K, DTYPE_F32, ahead);
     }
 }
 

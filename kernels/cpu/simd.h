@@ -250,6 +250,7 @@ INLINE vf vf_sum_each(const vf v[LANES]) {
     /* Level by level: halves of the register, then halves of 128 bits, then neighbours. The order of the inputs is such
      * that the sums come out in theirs. */
     vf x[4];
+#pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
 #if LANES == 16
         __m512 a = (__m512)v[i], b = (__m512)v[4 + i], c = (__m512)v[8 + i], d = (__m512)v[12 + i];
