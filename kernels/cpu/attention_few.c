@@ -2,84 +2,70 @@
  *
  *     s[r, p] = sum over d of k[p, d] q[r, d]      positions in the lanes, d ascending
  *     o[r, d] = sum over p of v[p, d] e[r, p]      d in the lanes, p ascending
- * K is turned for that, LANES positions at a time: pairs of bf16 as if they were one number of 32 bits. V lies as it is
- * needed. The sum of e^s over p is one chain of additions for each row, which hides behind those of o.
+ * K is turned for that, LANES positions at a time, in registers: pairs of bf16 as if they were one number of 32 bits. V
+ * lies as it is needed. The sum of e^s over p is one chain of additions for each row, which hides behind those of o.
  *
  * In the workspace, for up to FEW_ROWS rows: q, out and split [row, D]; scores, then e^s, [row, SPLIT]; p [row, SPLIT],
- * e^s times V's scale; k [D, STRIP], turned; v [SPLIT, D], of fp8 alone, first a strip of K, then V, widened. */
+ * e^s times V's scale; v [SPLIT, D], of fp8 alone, first K, then V, widened. */
 #include "kernels/cpu/attention.h"
-
-enum { STRIP_VECTORS = 4, STRIP = STRIP_VECTORS * LANES };
-_Static_assert(SPLIT % STRIP == 0, "strips fill a split");
 
 /* ---- scores ----------------------------------------------------------------------------------------------------------- */
 
-/* out [D, STRIP]: in its first LANES columns the LANES rows of K. */
-INLINE void turn(float *out, const char *const *rows, int D, enum dtype t) {
+/* How many d make whole vectors when K is read: of pairs, or of one. */
+INLINE int whole(int D, enum dtype t) { return t == DTYPE_BF16 ? D / (2 * LANES) * (2 * LANES) : D / LANES * LANES; }
+
+/* out[r * SPLIT + lane] = sum over d, which make whole vectors, of rows[lane][d] q[r * q_step + d], for n_r rows. */
+INLINE void score_some(float *out, const float *q, size_t q_step, const char *const *rows, int D, enum dtype t,
+                       const int n_r) {
     size_t b = dtype_bytes(t);
-    int d = 0;
-    vf x[LANES];
-    for (; t == DTYPE_BF16 && d + 2 * LANES <= D; d += 2 * LANES) {
-        for (int i = 0; i < LANES; i++) x[i] = vf_load((const float *)(rows[i] + d * b));
+    vf x[LANES], acc[FEW_ROWS];
+#pragma GCC unroll 8
+    for (int r = 0; r < n_r; r++) acc[r] = (vf){0};
+    for (int d = 0; d < whole(D, t);) {
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++)
+            x[i] = t == DTYPE_BF16 ? vf_load((const float *)(rows[i] + d * b)) : vf_widen(rows[i] + d * b, t);
         vf_transpose(x);
+#pragma GCC unroll 16
         for (int i = 0; i < LANES; i++) {
-            vf_store(out + (d + 2 * i) * STRIP, (vf)((vu)x[i] << 16));
-            vf_store(out + (d + 2 * i + 1) * STRIP, (vf)((vu)x[i] & 0xffff0000));
+            vf first = t == DTYPE_BF16 ? (vf)((vu)x[i] << 16) : x[i], second = (vf)((vu)x[i] & 0xffff0000);
+#pragma GCC unroll 8
+            for (int r = 0; r < n_r; r++) acc[r] = vf_fma(first, vf_set1(q[r * q_step + d]), acc[r]);
+            d++;
+            if (t != DTYPE_BF16) continue;
+#pragma GCC unroll 8
+            for (int r = 0; r < n_r; r++) acc[r] = vf_fma(second, vf_set1(q[r * q_step + d]), acc[r]);
+            d++;
         }
     }
-    for (; d < D; d += LANES) {
-        for (int i = 0; i < LANES; i++) {
-            float pad[LANES] = {0};
-            if (d + LANES <= D) {
-                x[i] = vf_widen(rows[i] + d * b, t);
-            } else {
-                row_widen_as(pad, rows[i] + d * b, (size_t)(D - d), t);
-                x[i] = vf_load(pad);
-            }
-        }
-        vf_transpose(x);
-        for (int i = 0; i < LANES; i++) vf_store(out + (d + i) * STRIP, x[i]);
-    }
+#pragma GCC unroll 8
+    for (int r = 0; r < n_r; r++) vf_store(out + r * SPLIT, acc[r]);
 }
 
-/* out[r * SPLIT + v * LANES + lane] = sum over d of k[d * STRIP + v * LANES + lane] q[r * q_step + d]. */
-INLINE void score_some(float *out, const float *q, size_t q_step, const float *k, int D, const int n_r, const int n_v) {
-    vf acc[4 * STRIP_VECTORS];
-    for (int i = 0; i < n_r * n_v; i++) acc[i] = (vf){0};
-    for (int d = 0; d < D; d++) {
-        vf kd[STRIP_VECTORS];
-        for (int v = 0; v < n_v; v++) kd[v] = vf_load(k + d * STRIP + v * LANES);
+/* Goes on with the d that are left. */
+static void score_rest(float *out, const float *q, size_t q_step, const char *const *rows, int D, enum dtype t, int n_r) {
+    for (int d = whole(D, t); d < D; d++) {
+        vf x;
+        for (int i = 0; i < LANES; i++) x[i] = f32_widen(rows[i] + (size_t)d * dtype_bytes(t), t);
         for (int r = 0; r < n_r; r++)
-            for (int v = 0; v < n_v; v++)
-                acc[r * n_v + v] = vf_fma(kd[v], vf_set1(q[r * q_step + d]), acc[r * n_v + v]);
+            vf_store(out + r * SPLIT, vf_fma(x, vf_set1(q[r * q_step + d]), vf_load(out + r * SPLIT)));
     }
-    for (int r = 0; r < n_r; r++)
-        for (int v = 0; v < n_v; v++) vf_store(out + r * SPLIT + v * LANES, acc[r * n_v + v]);
-}
-
-/* n_v vectors of positions, for all rows. */
-INLINE void score_rows(float *out, const float *q, size_t q_step, const float *k, int D, int rows, const int n_v) {
-    int r = 0;
-    for (; r + 4 <= rows; r += 4) score_some(out + r * SPLIT, q + r * q_step, q_step, k, D, 4, n_v);
-    if (r + 2 <= rows) score_some(out + r * SPLIT, q + r * q_step, q_step, k, D, 2, n_v), r += 2;
-    if (r < rows) score_some(out + r * SPLIT, q + r * q_step, q_step, k, D, 1, n_v);
-}
-
-static void score_strip(float *out, const float *q, size_t q_step, const float *k, int D, int rows, int n_v) {
-    if (n_v == STRIP_VECTORS) {
-        score_rows(out, q, q_step, k, D, rows, STRIP_VECTORS);
-        return;
-    }
-    for (int v = 0; v < n_v; v++) score_rows(out + v * LANES, q, q_step, k + v * LANES, D, rows, 1);
 }
 
 INLINE void scores_as(const struct unit *u, struct workspace *w, int n, enum dtype t) {
-    int n_v = (n + LANES - 1) / LANES;
-    for (int i = n; i < n_v * LANES; i++) w->k_row[i] = w->k_row[n - 1]; /* something that exists: not seen */
-    for (int v = 0; v < n_v; v += STRIP_VECTORS) {
-        int some = n_v - v < STRIP_VECTORS ? n_v - v : STRIP_VECTORS;
-        for (int i = 0; i < some; i++) turn(w->k + i * LANES, w->k_row + (v + i) * LANES, u->D, t);
-        score_strip(w->scores + v * LANES, w->q, (size_t)u->D_pad, w->k, u->D, u->n_rows, some);
+    const int D = u->D, n_r = u->n_rows;
+    size_t step = (size_t)u->D_pad;
+    for (int i = n; i % LANES; i++) w->k_row[i] = w->k_row[n - 1]; /* something that exists: not seen */
+    for (int p = 0; p < n; p += LANES) {
+        const char *const *rows = w->k_row + p;
+        float *out = w->scores + p;
+        if (n_r == 1) score_some(out, w->q, step, rows, D, t, 1);
+        else if (n_r == 2) score_some(out, w->q, step, rows, D, t, 2);
+#if LANES > 4
+        else if (n_r <= 4) score_some(out, w->q, step, rows, D, t, 4);
+#endif
+        else score_some(out, w->q, step, rows, D, t, FEW_ROWS);
+        score_rest(out, w->q, step, rows, D, t, n_r);
     }
 }
 
@@ -168,6 +154,7 @@ static void widen_fp8(const struct unit *u, struct workspace *w, const char **ro
 /* ---- one split -------------------------------------------------------------------------------------------------------- */
 
 void CPU(attention_few_begin)(const struct unit *u, struct workspace *w) {
+    memset(w->q, 0, FEW_ROWS * (size_t)u->D_pad * sizeof *w->q);
     for (int r = 0; r < u->n_rows; r++)
         row_widen(w->q + (size_t)r * u->D_pad, u->op->q + row_offset(u, r), (size_t)u->D, u->op->e->options.dtype);
 }

@@ -309,6 +309,7 @@ INLINE void vf_transpose(vf x[LANES]) {
     __m128 t[LANES], u[LANES];
 #endif
 #if defined(__x86_64__)
+#pragma GCC unroll 16
     for (int i = 0; i < LANES; i++) u[i] = (__typeof__(u[0]))x[i];
 #pragma GCC unroll 8
     for (int i = 0; i < LANES; i += 2) t[i] = PS(unpacklo, u[i], u[i + 1]), t[i + 1] = PS(unpackhi, u[i], u[i + 1]);
