@@ -151,25 +151,39 @@ static void write_rows(const struct product *o, float (*out)[LANES], int n) {
     }
 }
 
+/* n elements of format t to fp32, and zeros up to a whole vector. */
+INLINE void widen_as(float *out, const char *in, size_t n, enum dtype t) {
+    size_t b = dtype_bytes(t), i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES) {
+#pragma GCC unroll 4
+        for (size_t j = i; j < i + 4 * LANES; j += LANES) vf_store(out + j, vf_widen(in + j * b, t));
+    }
+    for (; i + LANES <= n; i += LANES) vf_store(out + i, vf_widen(in + i * b, t));
+    if (i == n) return;
+    vf_store(out + i, (vf){0});
+    for (; i < n; i++) out[i] = f32_widen(in + i * b, t);
+}
+
+static void widen(float *out, const char *in, size_t n, enum dtype t) {
+    if (t == DTYPE_BF16) widen_as(out, in, n, DTYPE_BF16);
+    else if (t == DTYPE_F16) widen_as(out, in, n, DTYPE_F16);
+    else widen_as(out, in, n, DTYPE_F32);
+}
+
 /* Rows first .. last - 1 of x in fp32, to out [T, stride]; rows behind the last are zeros. */
 static void widen_some(const struct product *o, float *out, int first, int last) {
     enum dtype act = o->e->options.dtype;
-    size_t K = (size_t)o->w->cols, full = round_up(K, LANES);
+    size_t K = (size_t)o->w->cols;
     for (int t = first; t < last; t++) {
         float *row = out + t * o->stride;
-        size_t n = t < o->T ? K : 0;
-        row_widen(row, o->x + (size_t)t * K * dtype_bytes(act), n, act);
-        memset(row + n, 0, (full - n) * sizeof *row);
+        if (t < o->T) widen(row, o->x + (size_t)t * K * dtype_bytes(act), K, act);
+        else memset(row, 0, round_up(K, LANES) * sizeof *row);
     }
 }
 
 /* n rows of w in fp32, padded, to out [n, stride]. */
 static void widen_rows(const struct product *o, float *out, const char *const *w, int n) {
-    size_t K = (size_t)o->w->cols, full = round_up(K, LANES);
-    for (int i = 0; i < n; i++, out += o->stride) {
-        row_widen(out, w[i], K, o->w->dtype);
-        memset(out + K, 0, (full - K) * sizeof *out);
-    }
+    for (int i = 0; i < n; i++) widen(out + i * o->stride, w[i], (size_t)o->w->cols, o->w->dtype);
 }
 
 /* One block: rows w of the matrix. */
