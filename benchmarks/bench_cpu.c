@@ -235,7 +235,7 @@ struct shape {
 };
 
 static const struct shape shapes[] = {
-    {"small", 256, 6, 4, 2, 64, 768, 6144},          /* 6.3 M parameters: in the caches */
+    {"small", 256, 6, 4, 2, 64, 640, 6144},          /* weights/sample/small, 5.7 M parameters: in the caches */
     {"large", 1024, 28, 16, 8, 128, 3072, 151936},   /* Qwen3-0.6B: 1.2 GB in bf16, past them */
 };
 
@@ -545,7 +545,7 @@ static const char help[] =
     "\n"
     "Times every op of the CPU backend, and whole steps made of them, beside the machine's measured limits.\n"
     "\n"
-    "  --shape    small (6 M parameters, fits the caches), large (0.6 B, does not), all  [small]\n"
+    "  --shape    small (weights/sample/small: 6 M parameters, fits the caches), large (0.6 B, does not), all  [small]\n"
     "  --dtype    of weights and activations  [bf16]\n"
     "  --threads  0: one per usable core  [0]\n"
     "  --backend  cpu, or one table of it: cpu x86_64_v3  [cpu]\n"

@@ -20,22 +20,23 @@ static slice slice_of(uint32_t next, uint32_t end) { return (uint64_t)next << 32
 static uint32_t slice_next(slice s) { return (uint32_t)(s >> 32); }
 static uint32_t slice_end(slice s) { return (uint32_t)s; }
 
+/* All that a thread needs to begin is in one place of its own, so that it comes over in one transfer: fetching a line
+ * from another core takes as long as a thousand multiplications. */
 struct worker {
-    alignas(128) _Atomic slice parts; /* two cache lines: neighbours are fetched in pairs */
+    alignas(128) _Atomic uint32_t job; /* number of the last job; two cache lines: neighbours are fetched in pairs */
+    int n, grain;                      /* the job: written by the caller while no part is left, */
+    threads_body *body;                /* read by this thread while it holds a part */
+    void *arg;
+    _Atomic slice parts;
     struct threads *pool;
     pthread_t thread;
     int id;
 };
 
 struct threads {
-    /* The job. Written by the caller while no part is left; read by whoever holds a part. */
-    threads_body *body;
-    void *arg;
-    int n, grain;
-
     int n_threads, n_started;
-    alignas(128) _Atomic uint32_t job; /* number of the last job; changes once its slices stand */
-    alignas(128) _Atomic int n_left;   /* parts not yet done */
+    uint32_t n_jobs;                 /* the caller's */
+    alignas(128) _Atomic int n_left; /* parts not yet done */
     alignas(128) _Atomic int n_asleep;
     atomic_bool stop;
     pthread_mutex_t lock; /* of sleeping */
@@ -89,6 +90,7 @@ static bool take(struct share *share) {
 
 int threads_take(struct share *share, int *first, int *last) {
     struct threads *t = share->pool;
+    const struct worker *w = &t->workers[share->id];
     if (!share->first) {
         /* The last part is reported after the next was sought: until then the job cannot end. */
         bool more = take(share);
@@ -99,8 +101,8 @@ int threads_take(struct share *share, int *first, int *last) {
         }
     }
     share->first = false;
-    *first = (int)share->part * t->grain;
-    *last = *first + t->grain < t->n ? *first + t->grain : t->n;
+    *first = (int)share->part * w->grain;
+    *last = *first + w->grain < w->n ? *first + w->grain : w->n;
     return 1;
 }
 
@@ -109,7 +111,7 @@ int threads_id(const struct share *share) { return share->id; }
 /* Works on the current job, if there is anything left of it. */
 static void help(struct threads *t, int id) {
     struct share share = {.pool = t, .id = id, .victim = id, .first = true};
-    if (take(&share)) t->body(t->arg, &share);
+    if (take(&share)) t->workers[id].body(t->workers[id].arg, &share);
 }
 
 static void *work(void *user) {
@@ -118,7 +120,7 @@ static void *work(void *user) {
     uint32_t seen = 0;
     for (;;) {
         int64_t until = 0;
-        for (int i = 0; atomic_load_explicit(&t->job, memory_order_acquire) == seen; i++) {
+        for (int i = 0; atomic_load_explicit(&w->job, memory_order_acquire) == seen; i++) {
             relax();
             if (i % 64) continue;
             int64_t now = now_ns();
@@ -126,43 +128,54 @@ static void *work(void *user) {
             if (now < until) continue;
             pthread_mutex_lock(&t->lock);
             atomic_fetch_add(&t->n_asleep, 1); /* before the job is looked at: the caller looks in the other order */
-            while (atomic_load(&t->job) == seen && !atomic_load(&t->stop)) pthread_cond_wait(&t->wake, &t->lock);
+            while (atomic_load(&w->job) == seen && !atomic_load(&t->stop)) pthread_cond_wait(&t->wake, &t->lock);
             atomic_fetch_sub(&t->n_asleep, 1);
             pthread_mutex_unlock(&t->lock);
             if (atomic_load(&t->stop)) return NULL;
         }
-        seen = atomic_load_explicit(&t->job, memory_order_acquire);
+        seen = atomic_load_explicit(&w->job, memory_order_acquire);
         if (atomic_load_explicit(&t->stop, memory_order_relaxed)) return NULL;
         help(t, w->id);
     }
 }
 
+/* After the jobs were numbered. Adding nothing puts this before or after a worker's going to sleep: before, and it sees
+ * the job; after, and we see it asleep. */
 static void wake_sleepers(struct threads *t) {
-    if (!atomic_load(&t->n_asleep)) return;
+    if (!atomic_fetch_add(&t->n_asleep, 0)) return;
     pthread_mutex_lock(&t->lock);
     pthread_cond_broadcast(&t->wake);
     pthread_mutex_unlock(&t->lock);
 }
 
+static void post(struct worker *w, int n, int grain, threads_body *body, void *arg) {
+    w->n = n;
+    w->grain = grain;
+    w->body = body;
+    w->arg = arg;
+}
+
 void threads_run(struct threads *t, int n, int grain, threads_body *body, void *arg) {
     CHECK_LT(0, grain);
-    int n_parts = n / grain + (n % grain != 0);
+    int n_parts = n / grain + (n % grain != 0), n_threads = t->n_threads;
     if (n_parts <= 0) return;
-    t->body = body;
-    t->arg = arg;
-    t->n = n;
-    t->grain = grain;
     atomic_store_explicit(&t->n_left, n_parts, memory_order_relaxed);
-    int n_threads = n_parts == 1 ? 1 : t->n_threads; /* one part is the caller's */
-    for (int i = t->n_threads - 1; i >= 0; i--) {
-        uint32_t next = i < n_threads ? (uint32_t)((int64_t)n_parts * i / n_threads) : 0;
-        uint32_t end = i < n_threads ? (uint32_t)((int64_t)n_parts * (i + 1) / n_threads) : 0;
+    post(&t->workers[0], n, grain, body, arg);
+    if (n_parts == 1 || n_threads == 1) { /* the caller's alone; nobody sees it */
+        struct share share = {.pool = t, .victim = n_parts == 1 ? n_threads : 0, .first = true};
+        if (n_parts > 1) atomic_store(&t->workers[0].parts, slice_of(1, (uint32_t)n_parts));
+        body(arg, &share);
+        return;
+    }
+    for (int i = 1; i < n_threads; i++) post(&t->workers[i], n, grain, body, arg);
+    for (int i = n_threads - 1; i >= 0; i--) {
+        uint32_t next = (uint32_t)((int64_t)n_parts * i / n_threads);
+        uint32_t end = (uint32_t)((int64_t)n_parts * (i + 1) / n_threads);
         atomic_store_explicit(&t->workers[i].parts, slice_of(next, end), memory_order_release);
     }
-    if (n_threads > 1) {
-        atomic_fetch_add(&t->job, 1);
-        wake_sleepers(t);
-    }
+    t->n_jobs++;
+    for (int i = 1; i < n_threads; i++) atomic_store_explicit(&t->workers[i].job, t->n_jobs, memory_order_release);
+    wake_sleepers(t);
     help(t, 0);
     /* Only parts that a worker is in the middle of are left: rarely more than microseconds, unless it lost its core. */
     for (int i = 0; atomic_load_explicit(&t->n_left, memory_order_acquire) > 0; i++)
@@ -191,7 +204,7 @@ void threads_close(struct threads *t) {
     if (!t) return;
     pthread_mutex_lock(&t->lock);
     atomic_store(&t->stop, true);
-    atomic_fetch_add(&t->job, 1);
+    for (int i = 1; i < t->n_started; i++) atomic_fetch_add(&t->workers[i].job, 1);
     pthread_cond_broadcast(&t->wake);
     pthread_mutex_unlock(&t->lock);
     for (int i = 1; i < t->n_started; i++) pthread_join(t->workers[i].thread, NULL);

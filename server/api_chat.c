@@ -133,7 +133,9 @@ static void write_extras(struct call *c, struct out *out) {
 
 static void begin_delta(const struct choice *choice, struct out *out) {
     chunk_begin(choice->call, out);
-    out_format(out, "{\"index\":%d,\"delta\":{", choice->index);
+    out_text(out, "{\"index\":");
+    json_out_int(out, choice->index);
+    out_text(out, ",\"delta\":{");
 }
 
 static void end_delta(struct choice *choice, struct out *out) {

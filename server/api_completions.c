@@ -36,7 +36,9 @@ static void take(struct choice *choice, const struct engine_event *event) {
 /* The choice with what has gathered: the whole of it, or a chunk. */
 static void write_choice(struct choice *choice, struct out *out) {
     const struct call *c = choice->call;
-    out_format(out, "{\"index\":%d,\"text\":", choice->index);
+    out_text(out, "{\"index\":");
+    json_out_int(out, choice->index);
+    out_text(out, ",\"text\":");
     json_out_string(out, choice->text.bytes ? choice->text.data : "", choice->text.bytes);
     out_clear(&choice->text);
     out_text(out, ",\"logprobs\":");

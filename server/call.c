@@ -61,6 +61,7 @@ static void free_contents(struct call *c) {
     for (int i = 0; i < c->n_prompts; i++) ids_deinit(&c->prompts[i]);
     free(c->prompts);
     api_request_deinit(&c->request);
+    out_deinit(&c->chunk_head);
     out_deinit(&c->prepared);
 }
 

@@ -88,6 +88,18 @@ static int submit(struct choice *choice, char *err, size_t err_bytes) {
     return 0;
 }
 
+/* {"id":..,"object":..,"created":..,"model":..,"system_fingerprint":..,"choices":[ */
+static void out_head(const struct call *c, const char *object, struct out *out) {
+    char id[CALL_ID_BYTES + 16];
+    const char *own = !c->id_is_clients && c->request.request_id ? c->request.request_id : c->id;
+    snprintf(id, sizeof id, "%s%s", c->api->id_prefix, own);
+    out_text(out, "{\"id\":");
+    json_out_cstring(out, id);
+    out_format(out, ",\"object\":\"%s\",\"created\":%lld,\"model\":", object, (long long)c->created);
+    json_out_cstring(out, c->model);
+    out_text(out, ",\"system_fingerprint\":\"tandem-" TANDEM_VERSION "\",\"choices\":[");
+}
+
 static void stream_begin(struct call *c) {
     char buffer[512];
     c->streaming = true;
@@ -129,17 +141,6 @@ struct token_style call_token_style(const struct call *c) {
     return (struct token_style){c->server->tokenizer, c->request.return_tokens_as_token_ids};
 }
 
-void call_out_head(const struct call *c, const char *object, struct out *out) {
-    char id[CALL_ID_BYTES + 16];
-    const char *own = !c->id_is_clients && c->request.request_id ? c->request.request_id : c->id;
-    snprintf(id, sizeof id, "%s%s", c->api->id_prefix, own);
-    out_text(out, "{\"id\":");
-    json_out_cstring(out, id);
-    out_format(out, ",\"object\":\"%s\",\"created\":%lld,\"model\":", object, (long long)c->created);
-    json_out_cstring(out, c->model);
-    out_text(out, ",\"system_fingerprint\":\"tandem-" TANDEM_VERSION "\"");
-}
-
 /* What one choice has used so far, or, with NULL, all together: a prompt that several choices share counts once. */
 static void out_usage(const struct call *c, const struct choice *only, struct out *out) {
     struct response_usage u = {0};
@@ -156,10 +157,12 @@ static void out_usage(const struct call *c, const struct choice *only, struct ou
     response_usage(out, &u);
 }
 
-void chunk_begin(const struct call *c, struct out *out) {
-    out_text(out, "data: ");
-    call_out_head(c, c->api->chunk_object, out);
-    out_text(out, ",\"choices\":[");
+void chunk_begin(struct call *c, struct out *out) {
+    if (!c->chunk_head.bytes) {
+        out_text(&c->chunk_head, "data: ");
+        out_head(c, c->api->chunk_object, &c->chunk_head);
+    }
+    out_bytes(out, c->chunk_head.data, c->chunk_head.bytes);
 }
 
 void chunk_end(const struct call *c, const struct choice *choice, struct out *out) {
@@ -202,8 +205,7 @@ void choice_take_tokens(struct choice *choice, const struct engine_event *event)
 
 static void answer_whole(struct call *c) {
     struct out out = {0};
-    call_out_head(c, c->api->object, &out);
-    out_text(&out, ",\"choices\":[");
+    out_head(c, c->api->object, &out);
     for (int i = 0; i < c->n_choices; i++) {
         if (i) out_char(&out, ',');
         c->api->write_choice(&c->choices[i], &out);

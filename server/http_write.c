@@ -210,6 +210,16 @@ void http_stream_begin(struct http_exchange *x, int status, const char *content_
     append_head(x, status, content_type, headers, -1);
 }
 
+/* A chunk's size line. By hand: it comes with every token of every stream. */
+static void append_size_line(struct http_conn *c, size_t bytes) {
+    char line[24], *p = line + sizeof line;
+    *--p = '\n';
+    *--p = '\r';
+    do *--p = "0123456789abcdef"[bytes % 16];
+    while (bytes /= 16);
+    append(c, p, (size_t)(line + sizeof line - p));
+}
+
 bool http_stream_write(struct http_exchange *x, const void *data, size_t bytes) {
     if (x->state == EXCHANGE_DEAD) return false;
     CHECK_EQ(x->state, EXCHANGE_STREAMING);
@@ -225,9 +235,7 @@ bool http_stream_write(struct http_exchange *x, const void *data, size_t bytes) 
             return false;
         }
     }
-    char size[24];
-    int n = x->chunked ? snprintf(size, sizeof size, "%zx\r\n", bytes) : 0;
-    append(c, size, (size_t)n);
+    if (x->chunked) append_size_line(c, bytes);
     append(c, data, bytes);
     if (x->chunked) append(c, "\r\n", 2);
     return true;

@@ -113,6 +113,7 @@ struct call {
     int n_choices, n_open;  /* open: the engine has it and has not finished it */
     bool in_flight;         /* counted in the server's n_in_flight */
     bool streaming;         /* the status line of a stream was written */
+    struct out chunk_head;  /* how every event of the stream begins */
     int64_t created;        /* Unix time */
     double t_first;         /* seconds from the request's first byte to the first token */
 };
@@ -188,11 +189,9 @@ void choice_deinit(struct choice *choice);
 
 /* Shared by the writers. */
 struct token_style call_token_style(const struct call *c);
-/* {"id":..,"object":..,"created":..,"model":..,"system_fingerprint":.. */
-void call_out_head(const struct call *c, const char *object, struct out *out);
 /* One event of a stream: chunk_begin writes up to "choices":[ and the caller the rest up to and with the ]; chunk_end
  * adds usage as the request wants it, and closes. */
-void chunk_begin(const struct call *c, struct out *out);
+void chunk_begin(struct call *c, struct out *out);
 void chunk_end(const struct call *c, const struct choice *choice, struct out *out);
 /* ,"stop_reason":.. : the stop string or token that ended an answer, or null. */
 void choice_out_stop_reason(const struct choice *choice, struct out *out);

@@ -23,7 +23,9 @@
  * step, and where the blocks lie, changes no bit.
  *
  * A unit of work is one KV head of one sequence and up to UNIT_TILES tiles of its rows; it prepares each split's K and
- * V once for all its tiles. Reads 2 D elements for each position. FLOP: 4 D for each position and row. */
+ * V once for all its tiles. One with few rows, as every one of a decode step, would leave most lanes empty:
+ * attention_few.c does the same sums with positions and d in the lanes. Reads 2 D elements for each position. FLOP: 4 D
+ * for each position and row. */
 #include "kernels/cpu/attention.h"
 
 static size_t carve(struct workspace *w, float *scratch, size_t D) {
@@ -237,6 +239,16 @@ static void run_unit(const struct unit *u, struct workspace *w, bool matrix) {
     }
 #endif
     (void)matrix;
+    if (u->n_rows <= FEW_ROWS) {
+        CPU(attention_few_begin)(u, w);
+        for (int first = 0; first < n_all; first += SPLIT) {
+            int n = n_all - first < SPLIT ? n_all - first : SPLIT;
+            find_rows(u, w, first, n);
+            CPU(attention_few_split)(u, w, first, n);
+        }
+        CPU(attention_few_end)(u, w);
+        return;
+    }
     for (int i = 0; i < n_tiles; i++) load_queries(u, w->q + (size_t)i * u->D_pad * TILE_ROWS, i);
     for (int first = 0; first < n_all; first += SPLIT) {
         int n = n_all - first < SPLIT ? n_all - first : SPLIT;

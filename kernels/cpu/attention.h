@@ -9,6 +9,7 @@ enum {
     SPLIT = 256,    /* positions: scores, K and V of a split stay in the L2 */
     N_VECTORS = TILE_ROWS / LANES,
     MAX_D = 256,
+    FEW_ROWS = LANES / 2, /* up to here positions in the lanes are faster than rows */
 };
 #define LOG2_E 1.44269504f
 _Static_assert(SPLIT % 64 == 0 && TILE_ROWS % LANES == 0, "tiles of positions fill a split, vectors fill a tile");
@@ -32,7 +33,7 @@ struct unit {
     int D, D_pad; /* D_pad: a multiple of 32 */
 };
 
-/* A thread's scratch; D is D_pad. In braces: what the matrix unit has there. */
+/* A thread's scratch; D is D_pad. In braces: what the matrix unit has there; attention_few.c says what it has. */
 struct workspace {
     float *q;         /* [UNIT_TILES, D, TILE_ROWS] {packed pairs of bf16} */
     float *max, *sum; /* [UNIT_TILES, TILE_ROWS] */
@@ -116,3 +117,9 @@ void CPU(attention_add_bias)(const struct unit *u, struct workspace *w, int tile
 void CPU(attention_amx_begin)(const struct unit *u, struct workspace *w);
 void CPU(attention_amx_split)(const struct unit *u, struct workspace *w, int first, int n);
 void CPU(attention_amx_end)(const struct unit *u, struct workspace *w);
+
+/* ---- attention_few.c: units of up to FEW_ROWS rows, to the bit as attention.c has them ------------------------------ */
+
+void CPU(attention_few_begin)(const struct unit *u, struct workspace *w);
+void CPU(attention_few_split)(const struct unit *u, struct workspace *w, int first, int n);
+void CPU(attention_few_end)(const struct unit *u, struct workspace *w);

@@ -6,8 +6,10 @@
  * fixed tree (vf_sum). A row's tail is padded with zeros. Whatever tile an element is computed in, this is its order,
  * so tiles are chosen by speed alone: 1 token and LANES rows, 2 and LANES / 2, 4 and LANES / 4, always LANES sums.
  *
- * x is widened to fp32 once per X_ROWS tokens. Weights are widened as they are read; for more tokens than PANEL_TOKENS,
- * and 4-bit weights always, they are widened once into a panel of LANES rows, which all tokens then share.
+ * x is widened to fp32 once per X_ROWS tokens; up to OWN_TOKENS by each thread for itself, which takes less time than
+ * fetching as much from another core. Weights are widened as they are read; for more tokens than PANEL_TOKENS
+ * they are widened once into a panel of LANES rows, which all tokens then share; so are
+ * 4-bit rows, and rows that do not fill vectors.
  *
  * Threads divide N: each weight is read by one thread, once per X_ROWS tokens. Bytes: N K of the weights' format;
  * FLOP: 2 T N K. */
@@ -15,7 +17,9 @@
 
 enum {
     PANEL_TOKENS = 4,        /* up to here weights are widened anew for each tile of tokens */
-    PART_BYTES = 128 * 1024, /* of weights that a thread takes at a time, at least */
+    PANEL_ROWS = LANES / 2,  /* of weights; half a block, so that x, too, has room in the L1 */
+    OWN_TOKENS = LANES,      /* their x has room in a thread's scratch, behind a panel */
+    PART_BYTES = 128 * 1024, /* of weights that a thread takes at a time, at least, where reading them takes the time */
 };
 
 struct product {
@@ -31,53 +35,103 @@ struct product {
 
 /* ---- tiles ------------------------------------------------------------------------------------------------------- */
 
-/* n_t tokens times LANES / n_t rows of w: sum (t, n) of the tile at lane t * (LANES / n_t) + n. Row n is at w[n]. What
- * lies `ahead` bytes behind the weights, if not 0, is fetched meanwhile. */
+/* n_t tokens times LANES / n_t rows of w: sum (t, n) of the tile at lane t * (LANES / n_t) + n. Row n is at w[n]. K is
+ * a multiple of LANES. What lies `ahead` bytes behind the weights, if not 0, is fetched meanwhile.
+ *
+ * All loops over acc are unrolled, so that it never is in memory. */
 INLINE vf tile(const float *x, size_t stride, const char *const *w, int K, enum dtype wt, const int n_t, size_t ahead) {
     const int n_n = LANES / n_t;
     size_t b = dtype_bytes(wt);
     vf acc[LANES];
+#pragma GCC unroll 16
     for (int i = 0; i < LANES; i++) acc[i] = (vf){0};
     /* Rows are taken SOME at a time: enough sums to hide the latency, few enough pointers for the registers. */
     enum { SOME = 8 };
     const int n_some = n_n < SOME ? n_n : SOME;
-    for (int some = 0; some < n_n; some += n_some) {
-        vf *a = acc + some;
-        int k = 0;
-        for (; k + LANES <= K; k += LANES) {
+#pragma GCC unroll 2
+    for (int some = 0; some < n_n; some += n_some)
+        for (int k = 0; k < K; k += LANES) {
             vf xk[4];
+#pragma GCC unroll 4
             for (int t = 0; t < n_t; t++) xk[t] = vf_load(x + t * stride + k);
 #pragma GCC unroll 8
             for (int n = 0; n < n_some; n++) {
                 vf v = vf_widen(w[some + n] + k * b, wt);
                 if (ahead) __builtin_prefetch(w[some + n] + k * b + ahead);
-                for (int t = 0; t < n_t; t++) a[t * n_n + n] = vf_fma(xk[t], v, a[t * n_n + n]);
+#pragma GCC unroll 4
+                for (int t = 0; t < n_t; t++) acc[t * n_n + some + n] = vf_fma(xk[t], v, acc[t * n_n + some + n]);
             }
         }
-        for (int n = 0; k < K && n < n_some; n++) {
-            float pad[LANES] = {0};
-            row_widen_as(pad, w[some + n] + k * b, (size_t)(K - k), wt);
-            for (int t = 0; t < n_t; t++)
-                a[t * n_n + n] = vf_fma(vf_load(x + t * stride + k), vf_load(pad), a[t * n_n + n]);
+    return vf_sum_each(acc);
+}
+
+/* out[t][i] = token t times row i of w, i < LANES, for n_t tokens. */
+INLINE void tile_row(float (*out)[LANES], const float *x, size_t stride, const char *const *w, int K, enum dtype wt,
+                     size_t ahead, const int n_t) {
+    const int n_n = LANES / n_t;
+    for (int i = 0; i < LANES; i += n_n) {
+        float sums[LANES];
+        vf_store(sums, tile(x, stride, w + i, K, wt, n_t, ahead));
+        for (int j = 0; j < n_t; j++) memcpy(&out[j][i], sums + j * n_n, (size_t)n_n * sizeof(float));
+    }
+}
+
+/* The same for all T tokens. */
+INLINE void tiles(float (*out)[LANES], const float *x, size_t stride, int T, const char *const *w, int K,
+                  enum dtype wt, size_t ahead) {
+    int t = 0;
+    for (; t + 4 <= T; t += 4) tile_row(out + t, x + t * stride, stride, w, K, wt, ahead, 4);
+    if (t + 2 <= T) tile_row(out + t, x + t * stride, stride, w, K, wt, ahead, 2), t += 2;
+    if (t < T) tile_row(out + t, x + t * stride, stride, w, K, wt, ahead, 1);
+}
+
+/* ---- tiles of a panel -------------------------------------------------------------------------------------------- */
+
+/* As tile(), for rows of w that are fp32 and `stride` apart like those of x. Functions of their own, so that the
+ * addresses stay in registers. Meanwhile 2 K bytes at `fetch` are fetched: one tile's share of the next block. */
+INLINE vf panel_tile(const float *x, const float *w, size_t stride, int K, const char *fetch, const int n_t) {
+    const int n_n = LANES / n_t;
+    vf acc[LANES];
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) acc[i] = (vf){0};
+    for (int k = 0; k < K; k += LANES) {
+        vf xk[4];
+        __builtin_prefetch(fetch + 2 * k);
+#pragma GCC unroll 4
+        for (int t = 0; t < n_t; t++) xk[t] = vf_load(x + k + t * stride);
+#pragma GCC unroll 8
+        for (int n = 0; n < n_n; n++) {
+            vf v = vf_load(w + k + n * stride);
+#pragma GCC unroll 4
+            for (int t = 0; t < n_t; t++) acc[t * n_n + n] = vf_fma(xk[t], v, acc[t * n_n + n]);
         }
     }
     return vf_sum_each(acc);
 }
 
-/* out[t][i] = token t times row i of w, i < LANES, for all T tokens. */
-INLINE void tiles(float (*out)[LANES], const float *x, size_t stride, int T, const char *const w[LANES], int K,
-                  enum dtype wt, size_t ahead) {
-    for (int t = 0, n_t; t < T; t += n_t) {
-        n_t = T - t >= 4 ? 4 : T - t >= 2 ? 2 : 1;
-        const float *xt = x + t * stride;
-        int n_n = LANES / n_t;
-        for (int i = 0; i < LANES; i += n_n) {
-            float sums[LANES];
-            vf_store(sums, n_t == 4   ? tile(xt, stride, w + i, K, wt, 4, ahead)
-                           : n_t == 2 ? tile(xt, stride, w + i, K, wt, 2, ahead)
-                                      : tile(xt, stride, w + i, K, wt, 1, ahead));
-            for (int j = 0; j < n_t; j++) memcpy(&out[t + j][i], sums + j * n_n, (size_t)n_n * sizeof(float));
+static __attribute__((noinline)) vf panel_tile_4(const float *x, const float *w, size_t stride, int K,
+                                                 const char *fetch) {
+    return panel_tile(x, w, stride, K, fetch, 4);
+}
+
+static __attribute__((noinline)) vf panel_tile_2(const float *x, const float *w, size_t stride, int K,
+                                                 const char *fetch) {
+    return panel_tile(x, w, stride, K, fetch, 2);
+}
+
+/* out[t][i] = token t times row i of the panel [PANEL_ROWS, stride], for T tokens, T even. */
+static void panel_tiles(float (*out)[LANES], const float *x, size_t stride, int T, const float *panel, int K,
+                        const char *fetch) {
+    float sums[LANES];
+    int t = 0;
+    for (; t + 4 <= T; t += 4)
+        for (int i = 0; i < PANEL_ROWS; i += LANES / 4, fetch += 2 * K) {
+            vf_store(sums, panel_tile_4(x + t * stride, panel + i * stride, stride, K, fetch));
+            for (int j = 0; j < 4; j++) memcpy(&out[t + j][i], sums + j * (LANES / 4), sizeof sums / 4);
         }
+    for (int i = 0; t < T && i < PANEL_ROWS; i += LANES / 2, fetch += 2 * K) {
+        vf_store(sums, panel_tile_2(x + t * stride, panel + i * stride, stride, K, fetch));
+        for (int j = 0; j < 2; j++) memcpy(&out[t + j][i], sums + j * (LANES / 2), sizeof sums / 2);
     }
 }
 
@@ -89,40 +143,100 @@ static void write_rows(const struct product *o, float (*out)[LANES], int n) {
     float bias[LANES] = {0};
     if (o->bias) row_widen(bias, (const char *)o->bias + (size_t)n * dtype_bytes(act), n_n, act);
     for (int t = 0; t < o->T; t++) {
+        char *y = o->y + ((size_t)t * N + (size_t)n) * b;
         if (o->bias) vf_store(out[t], vf_load(out[t]) + vf_load(bias));
-        row_narrow(o->y + ((size_t)t * N + (size_t)n) * b, out[t], n_n, o->yt);
+        if (n_n < LANES) row_narrow(y, out[t], n_n, o->yt);
+        else if (o->yt == DTYPE_BF16) vf_narrow(y, vf_load(out[t]), DTYPE_BF16);
+        else if (o->yt == DTYPE_F16) vf_narrow(y, vf_load(out[t]), DTYPE_F16);
+        else vf_narrow(y, vf_load(out[t]), DTYPE_F32);
+    }
+}
+
+/* n elements of format t to fp32, and zeros up to a whole vector. */
+INLINE void widen_as(float *out, const char *in, size_t n, enum dtype t) {
+    size_t b = dtype_bytes(t), i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES) {
+#pragma GCC unroll 4
+        for (size_t j = i; j < i + 4 * LANES; j += LANES) vf_store(out + j, vf_widen(in + j * b, t));
+    }
+    for (; i + LANES <= n; i += LANES) vf_store(out + i, vf_widen(in + i * b, t));
+    if (i == n) return;
+    vf_store(out + i, (vf){0});
+    for (; i < n; i++) out[i] = f32_widen(in + i * b, t);
+}
+
+static void widen(float *out, const char *in, size_t n, enum dtype t) {
+    if (t == DTYPE_BF16) widen_as(out, in, n, DTYPE_BF16);
+    else if (t == DTYPE_F16) widen_as(out, in, n, DTYPE_F16);
+    else widen_as(out, in, n, DTYPE_F32);
+}
+
+/* Rows first .. last - 1 of x in fp32, to out [T, stride]; rows behind the last are zeros. */
+static void widen_some(const struct product *o, float *out, int first, int last) {
+    enum dtype act = o->e->options.dtype;
+    size_t K = (size_t)o->w->cols;
+    for (int t = first; t < last; t++) {
+        float *row = out + t * o->stride;
+        if (t < o->T) widen(row, o->x + (size_t)t * K * dtype_bytes(act), K, act);
+        else memset(row, 0, round_up(K, LANES) * sizeof *row);
+    }
+}
+
+/* n rows of w in fp32, padded, to out [n, stride]. */
+static void widen_rows(const struct product *o, float *out, const char *const *w, int n) {
+    for (int i = 0; i < n; i++) widen(out + i * o->stride, w[i], (size_t)o->w->cols, o->w->dtype);
+}
+
+/* One block: rows w of the matrix, which begin at number `row`. */
+static void product_block(const struct product *o, float *panel, float (*out)[LANES], const float *x,
+                          const char *const w[LANES], int row) {
+    const struct matrix *m = o->w;
+    int K = m->cols, T = o->T, full = (int)round_up((size_t)K, LANES);
+    size_t ahead = LANES * (size_t)K * dtype_bytes(m->dtype);
+    if (m->format == MATRIX_AWQ) {
+        const char *rows[LANES];
+        for (int i = 0; i < LANES; i++) {
+            CPU(awq_row)(panel + i * o->stride, m, row + i);
+            rows[i] = (const char *)(panel + i * o->stride);
+        }
+        tiles(out, x, o->stride, T, rows, K, DTYPE_F32, 0);
+    } else if (T > PANEL_TOKENS && (m->dtype != DTYPE_F32 || K % LANES)) {
+        for (int i = 0; i < LANES; i += PANEL_ROWS) {
+            widen_rows(o, panel, w + i, PANEL_ROWS);
+            panel_tiles((float(*)[LANES]) & out[0][i], x, o->stride, T + T % 2, panel, full, w[i] + ahead);
+        }
+    } else if (K % LANES) {
+        const char *rows[LANES];
+        widen_rows(o, panel, w, LANES);
+        for (int i = 0; i < LANES; i++) rows[i] = (const char *)(panel + i * o->stride);
+        tiles(out, x, o->stride, T, rows, full, DTYPE_F32, 0);
+    } else if (m->dtype == DTYPE_BF16) {
+        tiles(out, x, o->stride, T, w, K, DTYPE_BF16, ahead);
+    } else if (m->dtype == DTYPE_F16) {
+        tiles(out, x, o->stride, T, w, K, DTYPE_F16, ahead);
+    } else {
+        tiles(out, x, o->stride, T, w, K, DTYPE_F32, ahead);
     }
 }
 
 static void product_rows(void *arg, struct share *share) {
     const struct product *o = arg;
     const struct matrix *m = o->w;
-    int K = m->cols;
-    size_t w_bytes = (size_t)K * dtype_bytes(m->dtype);
-    const float *x = cpu_of(o->e)->x;
-    float *panel = scratch_of(o->e, share); /* [LANES, stride] */
+    size_t row_bytes = (size_t)m->cols * dtype_bytes(m->dtype);
+    float *panel = scratch_of(o->e, share), *x = cpu_of(o->e)->x; /* [LANES, stride], [T, stride] */
+    if (o->T <= OWN_TOKENS) {
+        x = panel + LANES * o->stride;
+        widen_some(o, x, 0, o->T + o->T % 2);
+    }
     for (int first, last; threads_take(share, &first, &last);)
         for (int block = first; block < last; block++) {
             const char *w[LANES];
             float out[X_ROWS][LANES];
             for (int i = 0; i < LANES; i++) { /* rows that do not exist: the last one again, not written */
                 int n = block * LANES + i < m->rows ? block * LANES + i : m->rows - 1;
-                w[i] = (const char *)m->data + (size_t)n * w_bytes;
+                w[i] = (const char *)m->data + (size_t)n * row_bytes;
             }
-            if (m->format == MATRIX_AWQ || (o->T > PANEL_TOKENS && m->dtype != DTYPE_F32)) {
-                for (int i = 0; i < LANES; i++) {
-                    if (m->format == MATRIX_AWQ) CPU(awq_row)(panel + i * o->stride, m, block * LANES + i);
-                    else row_widen(panel + i * o->stride, w[i], (size_t)K, m->dtype);
-                    w[i] = (const char *)(panel + i * o->stride);
-                }
-                tiles(out, x, o->stride, o->T, w, K, DTYPE_F32, 0);
-            } else if (m->dtype == DTYPE_BF16) {
-                tiles(out, x, o->stride, o->T, w, K, DTYPE_BF16, LANES * w_bytes);
-            } else if (m->dtype == DTYPE_F16) {
-                tiles(out, x, o->stride, o->T, w, K, DTYPE_F16, LANES * w_bytes);
-            } else {
-                tiles(out, x, o->stride, o->T, w, K, DTYPE_F32, LANES * w_bytes);
-            }
+            product_block(o, panel, out, x, w, block * LANES);
             write_rows(o, out, block * LANES);
         }
 }
@@ -131,14 +245,7 @@ static void product_rows(void *arg, struct share *share) {
 
 static void widen_tokens(void *arg, struct share *share) {
     const struct product *o = arg;
-    enum dtype act = o->e->options.dtype;
-    size_t K = (size_t)o->w->cols;
-    for (int first, last; threads_take(share, &first, &last);)
-        for (int t = first; t < last; t++) {
-            float *row = cpu_of(o->e)->x + t * o->stride;
-            row_widen(row, o->x + (size_t)t * K * dtype_bytes(act), K, act);
-            memset(row + K, 0, (o->stride - K) * sizeof *row);
-        }
+    for (int first, last; threads_take(share, &first, &last);) widen_some(o, cpu_of(o->e)->x, first, last);
 }
 
 static void run(struct exec *e, void *y, enum dtype yt, const void *x, const struct matrix *w, const void *bias,
@@ -153,12 +260,14 @@ static void run(struct exec *e, void *y, enum dtype yt, const void *x, const str
 #endif
     size_t x_bytes = (size_t)w->cols * dtype_bytes(act), y_bytes = (size_t)w->rows * dtype_bytes(yt);
     int n_blocks = (w->rows + LANES - 1) / LANES, even = n_blocks / e->options.n_threads;
-    int grain = (int)(PART_BYTES / (LANES * (size_t)w->cols * dtype_bytes(w->dtype))) + 1;
+    /* With few tokens memory sets the pace; with more, a part takes long enough that waiting for the last one shows. */
+    size_t part_bytes = T <= PANEL_TOKENS ? PART_BYTES : PART_BYTES / 4;
+    int grain = (int)(part_bytes / (LANES * (size_t)w->cols * dtype_bytes(w->dtype))) + 1;
     if (grain > even) grain = even + !even;
     for (int t = 0; t < T; t += X_ROWS) {
         struct product o = {.e = e, .x = (const char *)x + t * x_bytes, .T = T - t < X_ROWS ? T - t : X_ROWS, .w = w,
                             .y = (char *)y + t * y_bytes, .yt = yt, .bias = bias, .stride = ROW_FLOATS(w->cols)};
-        parallel(e, o.T, rows_per_part(w->cols), widen_tokens, &o);
+        if (o.T > OWN_TOKENS) parallel(e, o.T + o.T % 2, rows_per_part(w->cols), widen_tokens, &o);
         parallel(e, n_blocks, grain, product_rows, &o);
     }
 }

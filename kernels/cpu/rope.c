@@ -130,5 +130,5 @@ void CPU(qk_norm_rope_store)(struct exec *e, void *q, const struct kv_cache *kv,
         CHECK_LT(batch->positions[t], rope->max_positions);
         CHECK_LT(batch->positions[t] / kv->layout.P, batch->max_blocks);
     }
-    parallel(e, batch->T, rows_per_part((H + 2 * kv->layout.K) * kv->layout.D), rope_tokens, &o);
+    parallel(e, batch->T, rows_per_part(2 * (H + 2 * kv->layout.K) * kv->layout.D), rope_tokens, &o);
 }

@@ -250,6 +250,7 @@ INLINE vf vf_sum_each(const vf v[LANES]) {
     /* Level by level: halves of the register, then halves of 128 bits, then neighbours. The order of the inputs is such
      * that the sums come out in theirs. */
     vf x[4];
+#pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
 #if LANES == 16
         __m512 a = (__m512)v[i], b = (__m512)v[4 + i], c = (__m512)v[8 + i], d = (__m512)v[12 + i];
@@ -277,6 +278,71 @@ INLINE vf vf_sum_each(const vf v[LANES]) {
     vf sums;
     for (int i = 0; i < LANES; i++) sums[i] = vf_sum(v[i]);
     return sums;
+#endif
+}
+
+/* The greatest lane; no lane is NaN. */
+INLINE float vf_max_lane(vf v) {
+#if LANES == 16
+    return _mm512_reduce_max_ps((__m512)v);
+#else
+    float max = v[0];
+    for (int i = 1; i < LANES; i++) max = max < v[i] ? v[i] : max;
+    return max;
+#endif
+}
+
+/* Lane j of x[i] and lane i of x[j] change places. */
+INLINE void vf_transpose(vf x[LANES]) {
+#if LANES == 16
+#define PS(op, a, b)    _mm512_##op##_ps(a, b)
+#define PD(op, a, b)    _mm512_castpd_ps(_mm512_##op##_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)))
+#define QUARTERS(a, b, i) _mm512_shuffle_f32x4(a, b, i)
+    __m512 t[LANES], u[LANES];
+#elif LANES == 8
+#define PS(op, a, b) _mm256_##op##_ps(a, b)
+#define PD(op, a, b) _mm256_castpd_ps(_mm256_##op##_pd(_mm256_castps_pd(a), _mm256_castps_pd(b)))
+    __m256 t[LANES], u[LANES];
+#elif defined(__x86_64__)
+#define PS(op, a, b) _mm_##op##_ps(a, b)
+#define PD(op, a, b) _mm_castpd_ps(_mm_##op##_pd(_mm_castps_pd(a), _mm_castps_pd(b)))
+    __m128 t[LANES], u[LANES];
+#endif
+#if defined(__x86_64__)
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) u[i] = (__typeof__(u[0]))x[i];
+#pragma GCC unroll 8
+    for (int i = 0; i < LANES; i += 2) t[i] = PS(unpacklo, u[i], u[i + 1]), t[i + 1] = PS(unpackhi, u[i], u[i + 1]);
+    /* Then quarter q of u[4 i + c] is column 4 q + c of rows 4 i .. 4 i + 3. */
+#pragma GCC unroll 4
+    for (int i = 0; i < LANES; i += 4) {
+        u[i] = PD(unpacklo, t[i], t[i + 2]), u[i + 1] = PD(unpackhi, t[i], t[i + 2]);
+        u[i + 2] = PD(unpacklo, t[i + 1], t[i + 3]), u[i + 3] = PD(unpackhi, t[i + 1], t[i + 3]);
+    }
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; c++) {
+#if LANES == 16
+        __m512 a = QUARTERS(u[c], u[4 + c], 0x88), b = QUARTERS(u[8 + c], u[12 + c], 0x88);
+        x[c] = (vf)QUARTERS(a, b, 0x88), x[8 + c] = (vf)QUARTERS(a, b, 0xdd);
+        a = QUARTERS(u[c], u[4 + c], 0xdd), b = QUARTERS(u[8 + c], u[12 + c], 0xdd);
+        x[4 + c] = (vf)QUARTERS(a, b, 0x88), x[12 + c] = (vf)QUARTERS(a, b, 0xdd);
+#elif LANES == 8
+        x[c] = (vf)_mm256_permute2f128_ps(u[c], u[4 + c], 0x20);
+        x[4 + c] = (vf)_mm256_permute2f128_ps(u[c], u[4 + c], 0x31);
+#else
+        x[c] = (vf)u[c];
+#endif
+    }
+#undef PS
+#undef PD
+#undef QUARTERS
+#else
+    for (int i = 0; i < LANES; i++)
+        for (int j = 0; j < i; j++) {
+            float keep = x[i][j];
+            x[i][j] = x[j][i];
+            x[j][i] = keep;
+        }
 #endif
 }
 

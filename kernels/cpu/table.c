@@ -38,9 +38,9 @@ static int open_cpu(struct exec *e, char *err, size_t err_bytes) {
     if (!s) return fail(err, err_bytes, STATUS_NO_MEMORY, "no memory for an exec");
     s->row_floats = ROW_FLOATS(o->max_width);
     s->vocab_floats = ROW_FLOATS(o->vocab);
-    /* A thread runs one op at a time: rows of an elementwise op, a panel of linear's 16 bf16 rows behind 4 tiles, a
-     * row of logits with masses and ids, a unit of attention. */
-    size_t need[] = {8 * s->row_floats + 1024, 16 * ROW_FLOATS(o->max_width), 3 * s->vocab_floats, LINEAR_WIDE_FLOATS,
+    /* A thread runs one op at a time: rows of an elementwise op, a panel of linear's 16 bf16 rows behind 4 tiles or of
+     * LANES fp32 rows and as many of x, a row of logits with masses and ids, a unit of attention. */
+    size_t need[] = {8 * s->row_floats + 1024, 2 * LANES * s->row_floats, 3 * s->vocab_floats, LINEAR_WIDE_FLOATS,
                      CPU(attention_floats)(o->max_head_dim)};
     for (size_t i = 0; i < sizeof need / sizeof *need; i++)
         if (s->scratch_floats < need[i]) s->scratch_floats = need[i];
