@@ -5,11 +5,11 @@
  * The second term of s puts a k_bias back (kernels.h). o, q [T, H D] act.
  *
  * One warp takes one (token, head): q and c lie in shared memory. It walks over 32 positions at a time: lane i has the
- * whole score of position i, then the warp has the softmax's maximum and sum, then lane i has dims i, i + 32, ... of the
- * output over the 32 positions in turn.
+ * whole score of position i, then the warp has the softmax's maximum and sum, then lane i has dims i, i + 32, ... of
+ * the output over the 32 positions in turn.
  *
- * fp32 throughout. Order: 32 positions after 32 positions from 0 on, so it depends on the position alone. Bytes: all of a
- * sequence's K and V once per token and query head; the L1 and L2 soften it. */
+ * fp32 throughout. Order: 32 positions after 32 positions from 0 on, so it depends on the position alone. Bytes: all of
+ * a sequence's K and V once per token and query head; the L1 and L2 soften it. */
 #include "kernels/cuda/rows.cuh"
 
 enum { WARPS = 4, MOST_D = 256 };
@@ -77,7 +77,8 @@ __global__ static void __launch_bounds__(WARPS * 32) attend(const __grid_constan
             if (a.k_bias) s += dot(c, a.cos_sin + (size_t)p * D, D);
             s *= scale;
         }
-        const float new_max = fmaxf(max, warp_max(s)), keep = expf(max - new_max), weight = lane < n ? expf(s - new_max) : 0;
+        const float new_max = fmaxf(max, warp_max(s)), keep = expf(max - new_max),
+                    weight = lane < n ? expf(s - new_max) : 0;
         sum = sum * keep + warp_sum(weight);
         max = new_max;
 #pragma unroll
@@ -95,8 +96,9 @@ __global__ static void __launch_bounds__(WARPS * 32) attend(const __grid_constan
         if (lane + 32 * j < D) store_as(a.o, row + lane + 32 * j, out[j] / sum, a.act);
 }
 
-void cuda__attention_simple(struct exec *e, void *o, const void *q, const struct kv_cache *kv, int layer, const void *k_bias,
-                            const struct rope *rope, const struct batch *batch, int H, int first_token, int n_tokens) {
+void cuda__attention_simple(struct exec *e, void *o, const void *q, const struct kv_cache *kv, int layer,
+                            const void *k_bias, const struct rope *rope, const struct batch *batch, int H,
+                            int first_token, int n_tokens) {
     CHECK_LE(kv->layout.D, MOST_D);
     if (!n_tokens) return;
     struct attention_args a = {};

@@ -24,7 +24,7 @@ __device__ static int my_unit(int n, int *row) {
     return ((int)blockIdx.x - *row * per_row) * THREADS + (int)threadIdx.x;
 }
 
-/* ---- rows by an index ------------------------------------------------------------------------------------------------ */
+/* ---- rows by an index -------------------------------------------------------------------------------------------- */
 
 /* The row of `from` that row t of the output is; below 0 when there is none. */
 __device__ static int pick(const int32_t *rows, const int32_t *sampled, int n_rows, int t) {
@@ -35,7 +35,8 @@ __device__ static int pick(const int32_t *rows, const int32_t *sampled, int n_ro
 
 /* A row is n units U; from has n_rows rows. */
 template <typename U>
-__global__ static void copy_rows(U *out, const U *from, const int32_t *rows, const int32_t *sampled, int n_rows, int n) {
+__global__ static void copy_rows(U *out, const U *from, const int32_t *rows, const int32_t *sampled, int n_rows,
+                                 int n) {
     pdl_trigger();
     int t, i = my_unit(n, &t);
     pdl_wait();
@@ -58,16 +59,18 @@ static void gather(struct exec *e, void *out, const void *from, const int32_t *r
     const enum dtype act = e->options.dtype;
     const int n = (int)((size_t)C * dtype_bytes(act) / 16);
     if (in_pieces(C, act))
-        cuda_launch(e, copy_rows<uint4>, blocks(T, n), THREADS, 0, (uint4 *)out, (const uint4 *)from, rows, sampled, n_rows, n);
+        cuda_launch(e, copy_rows<uint4>, blocks(T, n), THREADS, 0, (uint4 *)out, (const uint4 *)from, rows, sampled,
+                    n_rows, n);
     else if (act == DTYPE_F32)
-        cuda_launch(e, copy_rows<uint32_t>, blocks(T, C), THREADS, 0, (uint32_t *)out, (const uint32_t *)from, rows, sampled,
-                    n_rows, C);
+        cuda_launch(e, copy_rows<uint32_t>, blocks(T, C), THREADS, 0, (uint32_t *)out, (const uint32_t *)from, rows,
+                    sampled, n_rows, C);
     else
-        cuda_launch(e, copy_rows<uint16_t>, blocks(T, C), THREADS, 0, (uint16_t *)out, (const uint16_t *)from, rows, sampled,
-                    n_rows, C);
+        cuda_launch(e, copy_rows<uint16_t>, blocks(T, C), THREADS, 0, (uint16_t *)out, (const uint16_t *)from, rows,
+                    sampled, n_rows, C);
 }
 
-void cuda__embed(struct exec *e, void *x, const int32_t *tokens, const int32_t *sampled, const struct matrix *table, int T) {
+void cuda__embed(struct exec *e, void *x, const int32_t *tokens, const int32_t *sampled, const struct matrix *table,
+                 int T) {
     const int C = table->cols;
     if (table->dtype == e->options.dtype)
         gather(e, x, table->data, tokens, sampled, table->rows, T, C);
@@ -80,7 +83,7 @@ void cuda__gather_rows(struct exec *e, void *out, const void *x, const int32_t *
     gather(e, out, x, rows, NULL, e->options.max_tokens, R, C);
 }
 
-/* ---- silu_mul -------------------------------------------------------------------------------------------------------- */
+/* ---- silu_mul ---------------------------------------------------------------------------------------------------- */
 
 template <typename A> __device__ static A silu_mul_one(A gate, A up) {
     return to_act<A>(round_to<A>(silu<A>(to_float(gate))) * to_float(up));
@@ -116,7 +119,7 @@ void cuda__silu_mul(struct exec *e, void *out, const void *gate_up, int T, int F
              else cuda_launch(e, silu_mul_elements<A>, blocks(T, F), THREADS, 0, (A *)out, (const A *)gate_up, F));
 }
 
-/* ---- add --------------------------------------------------------------------------------------------------------------- */
+/* ---- add --------------------------------------------------------------------------------------------------------- */
 
 /* The tensor as one row of n elements; the last thread of pieces has what makes no whole one. */
 template <typename A> __global__ static void add_pieces(A *residual, const A *h, size_t n) {
@@ -137,11 +140,11 @@ template <typename A> __global__ static void add_pieces(A *residual, const A *h,
 
 void cuda__add(struct exec *e, void *residual, const void *h, int T, int C) {
     const size_t n = (size_t)T * C;
-    WITH_ACT(e->options.dtype, const size_t unit = (size_t)THREADS * piece<A>::N;
-             cuda_launch(e, add_pieces<A>, (unsigned)((n + unit - 1) / unit), THREADS, 0, (A *)residual, (const A *)h, n));
+    WITH_ACT(e->options.dtype, const size_t unit = (size_t)THREADS * piece<A>::N; cuda_launch(
+                 e, add_pieces<A>, (unsigned)((n + unit - 1) / unit), THREADS, 0, (A *)residual, (const A *)h, n));
 }
 
-/* ---- fill_random ------------------------------------------------------------------------------------------------------- */
+/* ---- fill_random ------------------------------------------------------------------------------------------------- */
 
 template <typename E> __device__ static E random_element(uint32_t bits, float mean, float spread) {
     /* No fused multiply-add: the CPU twin rounds twice. */

@@ -2,9 +2,9 @@
  *
  *     sum[t, n] = sum over k of x[t, k] w[n, k]                 x [T, cols] act, w [rows, cols]
  *
- * One block of 256 threads makes a TILE x TILE piece of y: grid (rows / TILE, T / TILE). It walks over k in steps of DEPTH,
- * which it holds in shared memory in fp32; thread (i, j) of 16 x 16 has tokens i, i + 16, ... and rows j, j + 16, ....
- * SILU_MUL: the tile's rows are TILE / 2 of gate, then the same of up, so that one thread has both.
+ * One block of 256 threads makes a TILE x TILE piece of y: grid (rows / TILE, T / TILE). It walks over k in steps of
+ * DEPTH, which it holds in shared memory in fp32; thread (i, j) of 16 x 16 has tokens i, i + 16, ... and rows j, j +
+ * 16, .... SILU_MUL: the tile's rows are TILE / 2 of gate, then the same of up, so that one thread has both.
  *
  * Order: fp32, within a step in turn, then step after step; it depends on cols alone. Bytes: x rows / TILE times, w
  * T / TILE times. Formats are told apart when the tile is loaded, once in TILE / 4 uses. */

@@ -28,61 +28,67 @@ __device__ static struct row row_of(const struct logprobs_args &a, int i, float 
     return {a.logits + (size_t)(a.first_row + i) * a.V, a.V, max, 1, -FLT_MAX};
 }
 
-/* ---- scan ---------------------------------------------------------------------------------------------------------------- */
+/* ---- scan -------------------------------------------------------------------------------------------------------- */
 
-/* Block i * n_slices + slice. */
-__global__ static void __launch_bounds__(SCAN_THREADS) scan(const __grid_constant__ struct logprobs_args a) {
+__global__ static void __launch_bounds__(SCAN_THREADS, SCAN_RESIDENT)
+    scan(const __grid_constant__ struct logprobs_args a) {
+    __shared__ uint64_t warp_keys[32];
     __shared__ uint32_t warp_better[SCAN_WARPS];
     pdl_trigger();
     pdl_wait();
-    const int i = (int)blockIdx.x / a.f.n_slices, slice = (int)blockIdx.x - i * a.f.n_slices;
-    if (a.n_top[i] < 0) return;
-    const struct row r = row_of(a, i, 0);
-    float4 pieces[2 * WARP_CHUNKS];
-    const uint64_t key = scan_slice(a.f, pieces, r, i, slice, true, true);
-    const int target = a.targets[a.first_row + i];
+    const struct share mine = share_of(a.f);
+    if (a.n_top[mine.i] < 0) return;
+    const struct row r = row_of(a, mine.i, 0);
+    const int target = a.targets[a.first_row + mine.i];
     const uint64_t target_key = key_of(tame(r.v[target]), target);
+    uint64_t key = 0;
     uint32_t better = 0;
+    for (int slice = mine.first; slice < mine.last; slice++) {
+        const struct pieces x = load_pieces(r, slice);
+        const uint64_t warp_key = scan_chunks(a.f, x, r, mine.i, slice, true, true);
+        if (warp_key > key) key = warp_key;
 #pragma unroll
-    for (int j = 0; j < 2 * WARP_CHUNKS; j++) {
-        const float v[4] = {pieces[j].x, pieces[j].y, pieces[j].z, pieces[j].w};
+        for (int j = 0; j < 2 * WARP_CHUNKS; j++) {
+            const float v[4] = {x.at[j].x, x.at[j].y, x.at[j].z, x.at[j].w};
 #pragma unroll
-        for (int e = 0; e < 4; e++) {
-            const int id = piece_id(slice, j) + e;
-            better += id < r.V && key_of(v[e], id) > target_key;
+            for (int e = 0; e < 4; e++) {
+                const int id = piece_id(slice, j) + e;
+                better += id < r.V && key_of(v[e], id) > target_key;
+            }
         }
     }
+    key = block_largest(warp_keys, key);
     better = __reduce_add_sync(0xffffffffu, better);
     if (threadIdx.x % 32 == 0) warp_better[threadIdx.x / 32] = better;
     __syncthreads(); /* the warps' counts are there */
     if (threadIdx.x) return;
     for (int w = 1; w < SCAN_WARPS; w++) better += warp_better[w];
     a.f.better[blockIdx.x] = better;
-    a.f.slice_keys[blockIdx.x] = key;
+    a.f.block_keys[blockIdx.x] = key;
 }
 
-/* ---- top ----------------------------------------------------------------------------------------------------------------- */
+/* ---- top --------------------------------------------------------------------------------------------------------- */
 
 __device__ static struct token_logprob entry_of(const struct row &r, int id, double lse, int rank) {
     return {id, (float)((double)tame(r.v[id]) - lse), rank};
 }
 
 /* Block i is row i of this launch. */
-__global__ static void __launch_bounds__(TOP_THREADS) top(const __grid_constant__ struct logprobs_args a) {
+__global__ static void __launch_bounds__(TOP_THREADS, 1) top(const __grid_constant__ struct logprobs_args a) {
     __shared__ struct top t;
     __shared__ uint64_t warp_keys[32];
     __shared__ uint32_t better;
     pdl_trigger();
     pdl_wait();
-    const int i = (int)blockIdx.x, row = a.first_row + i, n_slices = a.f.n_slices, n_top = a.n_top[i];
+    const int i = (int)blockIdx.x, row = a.first_row + i, n_blocks = a.f.n_blocks, n_top = a.n_top[i];
     if (n_top < 0) return;
     if (threadIdx.x == 0) better = 0;
     __syncthreads(); /* better is clear */
     uint64_t key = 0;
-    for (int s = (int)threadIdx.x; s < n_slices; s += TOP_THREADS) {
-        const uint64_t other = a.f.slice_keys[(size_t)i * n_slices + s];
+    for (int b = (int)threadIdx.x; b < n_blocks; b += TOP_THREADS) {
+        const uint64_t other = a.f.block_keys[(size_t)i * n_blocks + b];
         if (other > key) key = other;
-        atomicAdd(&better, a.f.better[(size_t)i * n_slices + s]);
+        atomicAdd(&better, a.f.better[(size_t)i * n_blocks + b]);
     }
     key = block_largest(warp_keys, key);
     const struct row r = row_of(a, i, value_of(key));
@@ -98,7 +104,7 @@ __global__ static void __launch_bounds__(TOP_THREADS) top(const __grid_constant_
     a.f.states[i] = {r.max, id_of(key), n >= 0, {UINT32_MAX, INT32_MAX}, lse};
 }
 
-/* ---- rest ---------------------------------------------------------------------------------------------------------------- */
+/* ---- rest -------------------------------------------------------------------------------------------------------- */
 
 struct kept { /* shared memory */
     uint32_t n, d[LISTED], id[LISTED];
@@ -138,7 +144,7 @@ __global__ static void __launch_bounds__(SELECT_THREADS, 2) rest(const __grid_co
     cluster_sync(); /* nobody reads this block's shared memory any more */
 }
 
-/* ---- launching ----------------------------------------------------------------------------------------------------------- */
+/* ---- launching --------------------------------------------------------------------------------------------------- */
 
 void cuda__token_logprobs(struct exec *e, struct token_logprob *out, int stride, const float *logits,
                           const int32_t *targets, const int *n_top, int R, int V) {
@@ -146,11 +152,11 @@ void cuda__token_logprobs(struct exec *e, struct token_logprob *out, int stride,
     const int n_ranks = state->sampler->n_ranks;
     struct logprobs_args a = {};
     a.out = out, a.logits = logits, a.targets = targets, a.stride = stride, a.V = V, a.n_ranks = n_ranks;
-    size_t room = state->workspace_bytes / findings_at(&a.f, NULL, 1, V); /* rows at a time */
+    size_t room = state->workspace_bytes / findings_at(&a.f, NULL, 1, V, 1); /* rows at a time */
     if (room > MOST_ROWS) room = MOST_ROWS;
     for (a.first_row = 0; a.first_row < R; a.first_row += (int)room) {
         const int n = (size_t)(R - a.first_row) < room ? R - a.first_row : (int)room;
-        findings_at(&a.f, state->workspace, n, V);
+        findings_at(&a.f, state->workspace, n, V, scan_blocks(e));
         bool tops = false;
         for (int i = 0; i < n; i++) {
             if (n_top[a.first_row + i] > LISTED) {
@@ -160,7 +166,7 @@ void cuda__token_logprobs(struct exec *e, struct token_logprob *out, int stride,
             a.n_top[i] = (int16_t)n_top[a.first_row + i];
             tops |= a.n_top[i] > 0;
         }
-        cuda_launch(e, scan, n * a.f.n_slices, SCAN_THREADS, 0, a);
+        cuda_launch(e, scan, n * a.f.n_blocks, SCAN_THREADS, 0, a);
         cuda_launch(e, top, n, TOP_THREADS, 0, a);
         if (tops) launch_clusters(e, rest, n * n_ranks, SELECT_THREADS, n_ranks, a);
     }

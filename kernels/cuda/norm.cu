@@ -4,8 +4,9 @@
  *     add_rms_norm: r = round(r + h), then y = norm(r)
  * round() is to the activation format: Hugging Face casts the normalised value before it multiplies.
  *
- * One block of 256 threads per row, which it holds in registers between the two passes: thread i has pieces (16 bytes) i,
- * i + 256, .... Rows that are no whole pieces, or longer than MOST_PIECES a thread, are read twice, an element at a time.
+ * One block of 256 threads per row, which it holds in registers between the two passes: thread i has pieces (16 bytes)
+ * i, i + 256, .... Rows that are no whole pieces, or longer than MOST_PIECES a thread, are read twice, an element at a
+ * time.
  *
  * The sum of squares is fp32 in the order of norm.cuh, whatever T is. Reads 2C (3C with the residual) and writes C (2C)
  * elements a row. */
@@ -95,7 +96,8 @@ static void (*pieces_kernel(int n))(piece<A> *, const piece<A> *, piece<A> *, co
     return n <= 1 ? norm_pieces<A, 1> : n == 2 ? norm_pieces<A, 2> : n == 3 ? norm_pieces<A, 3> : norm_pieces<A, 4>;
 }
 
-static void norm(struct exec *e, void *out, const void *h, void *residual, const void *weight, int T, int C, float eps) {
+static void norm(struct exec *e, void *out, const void *h, void *residual, const void *weight, int T, int C,
+                 float eps) {
     const enum dtype act = e->options.dtype;
     const int n = (int)((size_t)C * dtype_bytes(act) / 16);
     const bool whole = in_pieces(C, act) && n <= MOST_PIECES * NORM_LANES;

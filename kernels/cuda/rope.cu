@@ -7,9 +7,10 @@
  * head, x / scale rounded to e4m3; x = scale * e4m3.
  *
  * A head is a group of G lanes, each with four pairs (i, i + D/2): the fast instances have D = 8 G and pairs 4 lane ..
- * 4 lane + 3; the general one has a whole warp per head and pairs lane, lane + 32, ... (D <= 256). A group takes one token
- * and `per_group` of its H + 2K heads: one while tokens are few, so that all heads are under way at once; SOME when there
- * are many, so that position, block and angles are looked up once for several heads and enough loads are in flight.
+ * 4 lane + 3; the general one has a whole warp per head and pairs lane, lane + 32, ... (D <= 256). A group takes one
+ * token and `per_group` of its H + 2K heads: one while tokens are few, so that all heads are under way at once; SOME
+ * when there are many, so that position, block and angles are looked up once for several heads and enough loads are in
+ * flight.
  *
  * The norm's sum of squares is fp32: a lane's own in turn, then a tree over the group; the order depends on D alone.
  * Bytes: (H+2K) D elements a token read, as many written, and the angles. */
@@ -27,7 +28,7 @@ struct rope_args {
     float eps;
 };
 
-/* ---- pairs of a lane ------------------------------------------------------------------------------------------------- */
+/* ---- pairs of a lane --------------------------------------------------------------------------------------------- */
 
 /* a[j], b[j] are elements i and i + D/2 of a head, i = pair_of(j). */
 struct pairs {
@@ -108,7 +109,7 @@ template <typename A, int G, bool ADJACENT> __device__ static void store_pairs(A
     }
 }
 
-/* ---- steps on one head ----------------------------------------------------------------------------------------------- */
+/* ---- steps on one head ------------------------------------------------------------------------------------------- */
 
 /* Groups of a warp may be at different steps: each shuffles among its own lanes. */
 template <int G> __device__ static unsigned group_mask(void) {
@@ -125,7 +126,8 @@ template <int G> __device__ static float group_max(float x) {
     return x;
 }
 
-template <typename A, int G> __device__ static void norm_pairs(struct pairs *x, const struct pairs &w, int D, float eps) {
+template <typename A, int G>
+__device__ static void norm_pairs(struct pairs *x, const struct pairs &w, int D, float eps) {
     float s = 0;
 #pragma unroll
     for (int j = 0; j < N_PAIRS; j++) s = fmaf(x->b[j], x->b[j], fmaf(x->a[j], x->a[j], s));
@@ -177,7 +179,8 @@ __device__ static void store_e4m3(uint8_t *head, float *scale_at, struct pairs x
 
 /* KV head k of K (which 0) or V (which 1) into its slot of a layer of a block. */
 template <typename A, int G, bool ADJACENT>
-__device__ static void store_kv(char *block, const struct kv_layout &a, int which, int k, int slot, const struct pairs &x) {
+__device__ static void store_kv(char *block, const struct kv_layout &a, int which, int k, int slot,
+                                const struct pairs &x) {
     const size_t row = ((size_t)which * a.K + k) * a.P + slot;
     if (a.dtype != DTYPE_F8_E4M3) {
         store_pairs<A, G, ADJACENT>((A *)block + row * a.D, x, a.D);
@@ -187,7 +190,7 @@ __device__ static void store_kv(char *block, const struct kv_layout &a, int whic
     store_e4m3<G, ADJACENT>((uint8_t *)block + row * a.D, scales + row, x, a.D);
 }
 
-/* ---- the kernel ------------------------------------------------------------------------------------------------------ */
+/* ---- the kernel -------------------------------------------------------------------------------------------------- */
 
 template <typename A, int G, bool ADJACENT>
 __global__ static void __launch_bounds__(THREADS) norm_rope_store(const __grid_constant__ struct rope_args o) {
@@ -258,7 +261,8 @@ void cuda__qk_norm_rope_store(struct exec *e, void *q, const struct kv_cache *kv
                               const struct batch *batch, int H, float eps) {
     CHECK_LE(kv->layout.D, 256);
     struct rope_args o = {};
-    o.q = q, o.qkv = qkv, o.q_norm = q_norm, o.k_norm = k_norm, o.k_bias = k_bias, o.kv = *kv, o.cos_sin = rope->cos_sin;
+    o.q = q, o.qkv = qkv, o.q_norm = q_norm, o.k_norm = k_norm, o.k_bias = k_bias, o.kv = *kv,
+    o.cos_sin = rope->cos_sin;
     o.positions = batch->positions, o.seq_of = batch->seq_of, o.block_table = batch->block_table;
     o.layer = layer, o.T = batch->T, o.H = H, o.max_blocks = batch->max_blocks, o.eps = eps;
     if (e->options.dtype == DTYPE_BF16) launch_16_bit<__nv_bfloat16>(e, &o);

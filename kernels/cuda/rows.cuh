@@ -1,4 +1,5 @@
-/* rows.cuh - private to kernels/cuda: rows of activations, 16 bytes at a time, and the choice of an instance by dtype. */
+/* rows.cuh - private to kernels/cuda: rows of activations, 16 bytes at a time, and the choice of an instance by
+ * dtype. */
 #pragma once
 
 #include "kernels/cuda/cuda.cuh"

@@ -1,15 +1,15 @@
 /* sample.cu - from rows of logits to tokens, without sorting the vocabulary.
  *
- *     scan     a block per slice of a row: edits (allowed ids, biases, penalties) go into a copy of the row in the
- *              workspace, which is then what the rest reads; the chunks' maxima. The row's last block has the row's maximum
- *              and its first id: the choice where the temperature is 0
- *     filter   a block per row: the first tokens in order (top.cuh). Where top_k and top_p end among them, the draw is made
- *              among them, too; such rows are done
+ *     scan     some slices of a row per block: edits (allowed ids, biases, penalties), of which the workspace keeps a
+ *              copy for the rest to read; the chunks' maxima. The row's last block has the row's maximum and its first
+ *              id: the choice where the temperature is 0
+ *     filter   a block per row: the first tokens in order (top.cuh). Where top_k and top_p end among them, the draw is
+ *              made among them, too; such rows are done
  *     select   a cluster per row: where top_k and top_p end, for the other rows (select.cuh)
- *     draw     a block per slice: the argmax of z + Gumbel noise (noise.h), z = (logit - max) / temperature, over what
- *              is left; min_p is a lower bound of z
- * Greedy rows need the first alone, plain draws the first and the last. What happens to a row depends on its parameters in
- * device memory; launches depend on (R, V, stages). Reads V logits for the maximum and again for the draw.
+ *     draw     some slices of a row per block: the argmax of z + Gumbel noise (noise.h) over what is left,
+ *              z = (logit - max) / temperature; min_p is a lower bound of z
+ * Greedy rows need the first alone, plain draws the first and the last. What happens to a row depends on its parameters
+ * in device memory; launches depend on (R, V, stages). Reads V logits for the maximum and again for the draw.
  *
  * Parameters travel through a ring of pinned buffers, so that the host may prepare steps while earlier ones wait in the
  * stream. Sums of floats have a fixed order; everything else that is put together is an integer or a maximum. */
@@ -24,7 +24,7 @@
 
 enum {
     MOST_LIST_WORDS = 8 << 20,
-    NUCLEUS = 128, /* tokens that are put in order for a top_p without a top_k: it rarely needs more */
+    NUCLEUS = 256, /* tokens that are put in order for a top_p without a top_k: it rarely needs more */
 };
 
 /* What sample_set found that some row needs. */
@@ -47,22 +47,24 @@ struct row_params {
 struct sample_args {
     int32_t *ids;
     const float *logits;
-    float *views; /* [n_rows, V]: edited rows; NULL when there are none */
+    float *views; /* [n_rows, V]: edited rows; NULL when none is, or nobody reads it */
     const struct row_params *params;
     const uint32_t *words;
     int *tickets;
     struct findings f;
     int first_row, V; /* rows first_row .. of the logits are rows 0 .. of views and findings */
     int n_ranks;
+    bool with_edits;
 };
 
 /* Row i of this launch as the kernels after scan see it. */
-__device__ static struct row row_of(const struct sample_args &a, const struct row_params &p, const struct row_state &state, int i) {
+__device__ static struct row row_of(const struct sample_args &a, const struct row_params &p,
+                                    const struct row_state &state, int i) {
     const float *v = a.views && p.edited ? a.views + (size_t)i * a.V : a.logits + (size_t)(a.first_row + i) * a.V;
     return {v, a.V, state.max, p.temperature, p.lowest};
 }
 
-/* ---- scan ---------------------------------------------------------------------------------------------------------------- */
+/* ---- scan -------------------------------------------------------------------------------------------------------- */
 
 /* As on the CPU: products and differences rounded apart. */
 __device__ static float penalised(float v, const struct row_params &p, int n_output, bool in_prompt) {
@@ -73,34 +75,55 @@ __device__ static float penalised(float v, const struct row_params &p, int n_out
     return tame(v);
 }
 
-/* Fills the slice of `view` from v, edited. */
-__device__ static void edit_slice(float *view, const float *v, const struct row_params &p, const uint32_t *words, int slice, int V) {
+/* A slice of v, edited, as this thread's pieces; into view as well if that is not NULL. */
+__device__ static struct pieces edit_slice(const struct row &v, const struct row_params &p, const uint32_t *words,
+                                           int slice, float *view) {
+    __shared__ float4 edited[SLICE / 4];
     __shared__ int pending_counted;
-    const int tid = (int)threadIdx.x, first = slice * SLICE, last = first + SLICE < V ? first + SLICE : V;
-    const uint32_t *allowed = words + p.allowed, *biases = words + p.biases, *counts = words + p.counts;
+    float *x = (float *)edited; /* of id first: x[0] */
+    const int tid = (int)threadIdx.x, first = slice * SLICE;
+    const uint32_t *allowed = words + p.allowed;
+    const uint2 *biases = (const uint2 *)(words + p.biases), *counts = (const uint2 *)(words + p.counts);
+    struct pieces y = load_pieces(v, slice);
+    const float none = -INFINITY;
+#pragma unroll
+    for (int j = 0; j < 2 * WARP_CHUNKS; j++)
+        edited[(piece_id(slice, j) - first) / 4] = p.n_allowed < 0 ? y.at[j] : make_float4(none, none, none, none);
     if (tid == 0) pending_counted = 0;
-    for (int i = first + tid; i < last; i += SCAN_THREADS) view[i] = p.n_allowed < 0 ? tame(v[i]) : -INFINITY;
-    __syncthreads(); /* the slice is filled */
+    __syncthreads(); /* the slice is there */
     for (int i = tid; i < p.n_allowed; i += SCAN_THREADS) {
-        const int id = (int)allowed[i];
-        if (id >= first && id < last) view[id] = tame(v[id]);
+        const unsigned at = allowed[i] - (unsigned)first;
+        if (at < SLICE) x[at] = tame(v.v[allowed[i]]);
     }
     __syncthreads(); /* what is allowed is there */
     for (int i = tid; i < p.n_biases; i += SCAN_THREADS) {
-        const int id = (int)biases[2 * i];
-        if (id >= first && id < last) view[id] = tame(view[id] + __uint_as_float(biases[2 * i + 1]));
+        const unsigned at = biases[i].x - (unsigned)first;
+        if (at < SLICE) x[at] = tame(x[at] + __uint_as_float(biases[i].y));
     }
     __syncthreads(); /* biases are added */
     const int pending = p.pending ? *p.pending : -1;
     for (int i = tid; i < p.n_counts; i += SCAN_THREADS) {
-        const int id = (int)counts[2 * i], n_output = (int)(counts[2 * i + 1] >> 1) + (id == pending);
-        if (id == pending) pending_counted = 1;
-        if (id >= first && id < last) view[id] = penalised(view[id], p, n_output, counts[2 * i + 1] & 1);
+        const uint2 count = counts[i];
+        const unsigned at = count.x - (unsigned)first;
+        const bool is_pending = (int)count.x == pending;
+        if (is_pending) pending_counted = 1;
+        if (at < SLICE) x[at] = penalised(x[at], p, (int)(count.y >> 1) + is_pending, count.y & 1);
     }
     __syncthreads(); /* pending_counted is final */
-    if (tid == 0 && pending >= first && pending < last && !pending_counted)
-        view[pending] = penalised(view[pending], p, 1, false);
+    if (tid == 0 && pending >= 0 && (unsigned)(pending - first) < SLICE && !pending_counted)
+        x[pending - first] = penalised(x[pending - first], p, 1, false);
     __syncthreads(); /* the slice is edited */
+#pragma unroll
+    for (int j = 0; j < 2 * WARP_CHUNKS; j++) {
+        const int id = piece_id(slice, j);
+        y.at[j] = edited[(id - first) / 4];
+        if (!view || id >= v.V) continue;
+        if (v.V % 4 == 0) *(float4 *)(view + id) = y.at[j];
+        else
+            for (int e = 0; e < 4 && id + e < v.V; e++) view[id + e] = x[id - first + e];
+    }
+    __syncthreads(); /* the next slice may overwrite it */
+    return y;
 }
 
 /* The first maximum of a whole row by one block; every thread gets its id. */
@@ -114,44 +137,50 @@ __device__ static int first_maximum(const struct row &r) {
     return id_of(block_largest(warp_keys, best));
 }
 
-/* The largest of row i's slice keys, which other blocks wrote. */
+/* The largest of row i's block keys, which other blocks wrote. */
 __device__ static uint64_t row_key(const struct findings &f, int i) {
     __shared__ uint64_t warp_keys[32];
     uint64_t best = 0;
-    for (int s = (int)threadIdx.x; s < f.n_slices; s += SCAN_THREADS) {
-        const uint64_t key = __ldcg((const unsigned long long *)&f.slice_keys[(size_t)i * f.n_slices + s]);
+    for (int b = (int)threadIdx.x; b < f.n_blocks; b += SCAN_THREADS) {
+        const uint64_t key = __ldcg((const unsigned long long *)&f.block_keys[(size_t)i * f.n_blocks + b]);
         if (key > best) best = key;
     }
     return block_largest(warp_keys, best);
 }
 
-/* Block i * n_slices + slice. */
-__global__ static void __launch_bounds__(SCAN_THREADS) scan(const __grid_constant__ struct sample_args a, bool with_keys) {
+__global__ static void __launch_bounds__(SCAN_THREADS, SCAN_RESIDENT)
+    scan(const __grid_constant__ struct sample_args a, unsigned stage) {
+    __shared__ uint64_t warp_keys[32];
     pdl_trigger();
     pdl_wait();
-    const int i = (int)blockIdx.x / a.f.n_slices, slice = (int)blockIdx.x - i * a.f.n_slices, row = a.first_row + i;
+    const struct share mine = share_of(a.f);
+    const int i = mine.i, row = a.first_row + i;
     const struct row_params &p = a.params[row];
-    struct row raw = {a.logits + (size_t)row * a.V, a.V, 0, p.temperature, -FLT_MAX}, r = raw;
-    if (a.views && p.edited) {
-        r.v = a.views + (size_t)i * a.V;
-        edit_slice(a.views + (size_t)i * a.V, raw.v, p, a.words, slice, a.V);
-    }
+    const struct row r = {a.logits + (size_t)row * a.V, a.V, 0, p.temperature, -FLT_MAX};
+    const bool with_keys = stage == STAGE_FILTER;
     const bool with_sums = with_keys && p.temperature > 0 && p.top_p < 1 && !p.top_k;
-    float4 pieces[2 * WARP_CHUNKS];
-    uint64_t key = scan_slice(a.f, pieces, r, i, slice, with_keys, with_sums);
-    if (threadIdx.x == 0) a.f.slice_keys[blockIdx.x] = key;
-    if (!last_of(&a.tickets[i], a.f.n_slices)) return;
+    float *view = stage == STAGE_GREEDY || !a.views ? NULL : a.views + (size_t)i * a.V;
+    uint64_t key = 0;
+    for (int slice = mine.first; slice < mine.last; slice++) {
+        const struct pieces x =
+            a.with_edits && p.edited ? edit_slice(r, p, a.words, slice, view) : load_pieces(r, slice);
+        const uint64_t warp_key = scan_chunks(a.f, x, r, i, slice, with_keys, with_sums);
+        if (warp_key > key) key = warp_key;
+    }
+    key = block_largest(warp_keys, key);
+    if (threadIdx.x == 0) a.f.block_keys[blockIdx.x] = key;
+    if (!last_of(&a.tickets[i], a.f.n_blocks)) return;
     key = row_key(a.f, i);
     int id = id_of(key);
     const float max = value_of(key);
-    if (max == -INFINITY) id = first_maximum(raw); /* nothing is allowed */
+    if (max == -INFINITY) id = first_maximum(r); /* nothing is allowed */
     const bool done = max == -INFINITY || !(p.temperature > 0);
     if (threadIdx.x) return;
     if (done) a.ids[row] = id;
     a.f.states[i] = {max, id, done, {UINT32_MAX, INT32_MAX}, 0};
 }
 
-/* ---- filter -------------------------------------------------------------------------------------------------------------- */
+/* ---- filter ------------------------------------------------------------------------------------------------------ */
 
 __device__ static float z_of_entry(uint64_t entry) { return -__uint_as_float(top_d(entry)); }
 
@@ -160,7 +189,8 @@ __device__ static float z_of_entry(uint64_t entry) { return -__uint_as_float(top
 __device__ static int prefix_of_mass(const uint64_t *sorted, int n, double share, double total, bool is_all) {
     __shared__ int found;
     if (threadIdx.x < 32) {
-        const int lane = (int)threadIdx.x, each = (n + 31) / 32, first = lane * each, last = first + each < n ? first + each : n;
+        const int lane = (int)threadIdx.x, each = (n + 31) / 32, first = lane * each,
+                  last = first + each < n ? first + each : n;
         double sum = 0;
         for (int i = first; i < last; i++) sum += (double)expf(z_of_entry(sorted[i]));
         double upto = sum;
@@ -185,7 +215,7 @@ __device__ static int prefix_of_mass(const uint64_t *sorted, int n, double share
 }
 
 /* Block i is row i of this launch. */
-__global__ static void __launch_bounds__(TOP_THREADS) filter(const __grid_constant__ struct sample_args a) {
+__global__ static void __launch_bounds__(TOP_THREADS, 1) filter(const __grid_constant__ struct sample_args a) {
     __shared__ struct top top;
     __shared__ uint64_t warp_keys[32];
     pdl_trigger();
@@ -220,7 +250,7 @@ __global__ static void __launch_bounds__(TOP_THREADS) filter(const __grid_consta
     a.f.states[i].done = 1;
 }
 
-/* ---- select -------------------------------------------------------------------------------------------------------------- */
+/* ---- select ------------------------------------------------------------------------------------------------------ */
 
 /* Cluster i is row i of this launch. */
 __global__ static void __launch_bounds__(SELECT_THREADS, 2) select_ends(const __grid_constant__ struct sample_args a) {
@@ -239,55 +269,58 @@ __global__ static void __launch_bounds__(SELECT_THREADS, 2) select_ends(const __
     cluster_sync(); /* nobody reads this block's shared memory any more */
 }
 
-/* ---- draw ---------------------------------------------------------------------------------------------------------------- */
+/* ---- draw -------------------------------------------------------------------------------------------------------- */
 
-/* Block i * n_slices + slice.
- *
- * noise is -log(-log(1 - u)) <= -log(u), so a token can only win with u <= e^(z - best so far). That is tested first, from
- * above: with u cut to 23 bits, z by a multiplication, and some slack; the few that pass are computed as noise.h says. */
-__global__ static void __launch_bounds__(SCAN_THREADS) draw(const __grid_constant__ struct sample_args a) {
+/* noise is -log(-log(1 - u)) <= -log(u), so a token can only win with u <= e^(z - best so far). That is tested first,
+ * from above: with u cut to 23 bits, z by a multiplication, and some slack; the few that pass are computed as noise.h
+ * says. */
+__global__ static void __launch_bounds__(SCAN_THREADS, SCAN_RESIDENT)
+    draw(const __grid_constant__ struct sample_args a) {
     __shared__ uint64_t warp_keys[32];
     pdl_trigger();
     pdl_wait();
-    const int i = (int)blockIdx.x / a.f.n_slices, slice = (int)blockIdx.x - i * a.f.n_slices, row = a.first_row + i;
+    const struct share mine = share_of(a.f);
+    const int i = mine.i, row = a.first_row + i;
     const struct row_params &p = a.params[row];
     const struct row_state state = a.f.states[i];
     if (state.done) return;
     const struct row r = row_of(a, p, state, i);
     const uint64_t seed = p.seed;
     const int64_t position = p.position;
-    float4 pieces[2 * WARP_CHUNKS];
-#pragma unroll
-    for (int j = 0; j < 2 * WARP_CHUNKS; j++) pieces[j] = load_four(r, piece_id(slice, j));
+    const float log2_e = 1.44269504f, slope = log2_e / r.temperature;
     int best_id = state.likeliest; /* always kept; its z is 0 */
     float best = noise_gumbel(seed, position, best_id);
-    const float log2_e = 1.44269504f, slope = log2_e / r.temperature;
+    for (int slice = mine.first; slice < mine.last; slice++) {
+        const struct pieces x = load_pieces(r, slice);
 #pragma unroll
-    for (int j = 0; j < 2 * WARP_CHUNKS; j++) {
-        const int at = piece_id(slice, j);
-        const float v[4] = {pieces[j].x, pieces[j].y, pieces[j].z, pieces[j].w};
-        uint32_t bits[4];
-        noise_words(bits, seed, position, (uint32_t)at / 4);
+        for (int j = 0; j < 2 * WARP_CHUNKS; j++) {
+            const int at = piece_id(slice, j);
+            const float v[4] = {x.at[j].x, x.at[j].y, x.at[j].z, x.at[j].w};
+            const float largest = fmaxf(fmaxf(v[0], v[1]), fmaxf(v[2], v[3]));
+            if ((largest - r.max) * slope < (best - NOISE_GUMBEL_MAX - 1) * log2_e) continue; /* whatever u is */
+            uint32_t bits[4];
+            noise_words(bits, seed, position, (uint32_t)at / 4);
 #pragma unroll
-        for (int e = 0; e < 4; e++) {
-            const float u = __uint_as_float(bits[e] >> 9 | 0x3f800000u); /* 1 + u */
-            if (u > 1.0000003f + 1.001f * exp2f(fmaf(v[e] - r.max, slope, -best * log2_e))) continue;
-            const float z = z_of(r, v[e]);
-            if (!(z >= r.lowest) || !up_to(state.cut, d_of<false>(0, z), at + e)) continue;
-            const float score = z + noise_gumbel_of(bits[e]);
-            if (score < best || (score == best && at + e >= best_id)) continue;
-            best = score;
-            best_id = at + e;
+            for (int e = 0; e < 4; e++) {
+                const float u = __uint_as_float(bits[e] >> 9 | 0x3f800000u); /* 1 + u */
+                if (u > 1.0000003f + 1.001f * exp2f(fmaf(v[e] - r.max, slope, -best * log2_e))) continue;
+                const float z = z_of(r, v[e]);
+                if (!(z >= r.lowest) || !up_to(state.cut, d_of<false>(0, z), at + e)) continue;
+                const float score = z + noise_gumbel_of(bits[e]);
+                if (score < best || (score == best && at + e >= best_id)) continue;
+                best = score;
+                best_id = at + e;
+            }
         }
     }
     const uint64_t key = block_largest(warp_keys, key_of(best, best_id));
-    if (threadIdx.x == 0) a.f.slice_keys[blockIdx.x] = key;
-    if (!last_of(&a.tickets[i], a.f.n_slices)) return;
+    if (threadIdx.x == 0) a.f.block_keys[blockIdx.x] = key;
+    if (!last_of(&a.tickets[i], a.f.n_blocks)) return;
     const int id = id_of(row_key(a.f, i));
     if (threadIdx.x == 0) a.ids[row] = id;
 }
 
-/* ---- opening ------------------------------------------------------------------------------------------------------------- */
+/* ---- opening ----------------------------------------------------------------------------------------------------- */
 
 int cuda__sampler_open(struct exec *e, char *err, size_t err_bytes) {
     struct cuda_sampler *s = (struct cuda_sampler *)calloc(1, sizeof *s);
@@ -328,7 +361,7 @@ void cuda__sampler_close(struct exec *e) {
     cuda_of(e)->sampler = NULL;
 }
 
-/* ---- parameters ---------------------------------------------------------------------------------------------------------- */
+/* ---- parameters -------------------------------------------------------------------------------------------------- */
 
 /* The words that are written so far, and where the capacity ends. */
 struct list {
@@ -366,7 +399,8 @@ static bool pack_row(struct row_params *out, struct list *l, const struct sample
     r.n_biases = p->n_biases;
     r.n_counts = penalties ? p->n_counts : 0;
     r.edited = p->allowed || r.n_biases || r.n_counts || r.pending;
-    const int64_t allowed = take(l, p->allowed ? (size_t)p->n_allowed : 0);
+    const int64_t allowed =
+        take(l, p->allowed ? ((size_t)p->n_allowed + 1) / 2 * 2 : 0); /* pairs begin at even words */
     const int64_t biases = take(l, 2 * (size_t)r.n_biases), counts = take(l, 2 * (size_t)r.n_counts);
     if (allowed < 0 || biases < 0 || counts < 0) return false;
     r.allowed = (int)allowed, r.biases = (int)biases, r.counts = (int)counts;
@@ -390,7 +424,8 @@ unsigned cuda__sample_set(struct exec *e, const struct sample_params *params, in
     unsigned stage = STAGE_GREEDY, edit = 0;
     for (int r = 0; r < R; r++) {
         if (!pack_row(&rows[r], &l, &params[r], V)) {
-            exec__fail(e, __func__, __FILE__, __LINE__, "the rows' allowed ids, biases and counts are too many together");
+            exec__fail(e, __func__, __FILE__, __LINE__,
+                       "the rows' allowed ids, biases and counts are too many together");
             return 0;
         }
         const bool filters = rows[r].top_k || rows[r].top_p < 1;
@@ -411,7 +446,7 @@ unsigned cuda__sample_set(struct exec *e, const struct sample_params *params, in
     return stage | edit;
 }
 
-/* ---- launching ------------------------------------------------------------------------------------------------------------ */
+/* ---- launching --------------------------------------------------------------------------------------------------- */
 
 void cuda__sample(struct exec *e, int32_t *ids, const float *logits, unsigned stages, int R, int V) {
     struct cuda_state *state = cuda_of(e);
@@ -420,8 +455,10 @@ void cuda__sample(struct exec *e, int32_t *ids, const float *logits, unsigned st
     a.ids = ids, a.logits = logits, a.tickets = s->tickets, a.V = V, a.n_ranks = s->n_ranks;
     a.params = (const struct row_params *)s->device;
     a.words = (const uint32_t *)(s->device + s->rows_bytes);
+    a.with_edits = stages & STAGE_EDIT;
     const unsigned stage = stages & STAGE_MASK;
-    const size_t findings = findings_at(&a.f, NULL, 1, V), row = findings + (stages & STAGE_EDIT ? 4 * (size_t)V : 0);
+    const bool views = a.with_edits && stage != STAGE_GREEDY;
+    const size_t row = findings_at(&a.f, NULL, 1, V, 1) + (views ? 4 * (size_t)V : 0);
     const size_t room = state->workspace_bytes / row; /* rows at a time */
     if (!room) {
         exec__fail(e, __func__, __FILE__, __LINE__, "a row of logits does not fit into the workspace");
@@ -429,13 +466,13 @@ void cuda__sample(struct exec *e, int32_t *ids, const float *logits, unsigned st
     }
     for (a.first_row = 0; a.first_row < R; a.first_row += (int)room) {
         const int n = (size_t)(R - a.first_row) < room ? R - a.first_row : (int)room;
-        const size_t used = findings_at(&a.f, state->workspace, n, V);
-        a.views = stages & STAGE_EDIT ? (float *)((char *)state->workspace + used) : NULL;
-        cuda_launch(e, scan, n * a.f.n_slices, SCAN_THREADS, 0, a, stage == STAGE_FILTER);
+        const size_t used = findings_at(&a.f, state->workspace, n, V, scan_blocks(e));
+        a.views = views ? (float *)((char *)state->workspace + used) : NULL;
+        cuda_launch(e, scan, n * a.f.n_blocks, SCAN_THREADS, 0, a, stage);
         if (stage == STAGE_FILTER) {
             cuda_launch(e, filter, n, TOP_THREADS, 0, a);
             launch_clusters(e, select_ends, n * s->n_ranks, SELECT_THREADS, s->n_ranks, a);
         }
-        if (stage != STAGE_GREEDY) cuda_launch(e, draw, n * a.f.n_slices, SCAN_THREADS, 0, a);
+        if (stage != STAGE_GREEDY) cuda_launch(e, draw, n * a.f.n_blocks, SCAN_THREADS, 0, a);
     }
 }

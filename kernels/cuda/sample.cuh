@@ -1,9 +1,10 @@
 /* sample.cuh - private to sample.cu and logprobs.cu: a row of logits, cut into slices and chunks that many blocks look
  * through at once, and what they leave behind for the kernels after them.
  *
- * A row [V] is n_slices slices of 4096 ids, one block each; a warp has two chunks of 256 of them. A token's place in the
- * order is (d, id), ascending: d are the bits of -z = (max - v) / temperature, or, where the raw logits count, those of v
- * turned upside down (RAW). */
+ * A row [V] is n_slices slices of 4096 ids, in which each of a block's warps has two chunks of 256. A block takes a
+ * slice while rows are few, some neighbours of one row when there are many. A token's place in the order is (d, id),
+ * ascending: d are the bits of -z = (max - v) / temperature, or, where the raw logits count, those of v turned upside
+ * down (RAW). */
 #pragma once
 
 #include "kernels/cuda/cuda.cuh"
@@ -13,6 +14,7 @@
 enum {
     SCAN_THREADS = 256,
     SCAN_WARPS = SCAN_THREADS / 32,
+    SCAN_RESIDENT = 5, /* blocks on a multiprocessor at once */
     CHUNK = 256,
     WARP_CHUNKS = 2,
     SLICE_CHUNKS = SCAN_WARPS * WARP_CHUNKS,
@@ -40,30 +42,36 @@ struct row_state { /* of one row, between kernels */
     double lse; /* logprobs: the log of the sum of e^v */
 };
 
-/* Where n rows' findings lie in the workspace; all [n, ...]. */
+/* Where n rows' findings lie in the workspace, and how their slices are dealt to blocks. */
 struct findings {
     struct row_state *states; /* [n] */
     uint64_t *keys;           /* [n, n_slices * SLICE_CHUNKS] of the chunks' first maxima; 0: an empty chunk */
-    uint64_t *slice_keys;     /* [n, n_slices] */
     float *sums;              /* [n, n_slices * SLICE_CHUNKS] of e^z relative to the chunk's own maximum */
-    uint32_t *better;         /* [n, n_slices] logprobs: tokens that come before the target */
-    int n_slices;
+    uint64_t *block_keys;     /* [n, n_blocks] */
+    uint32_t *better;         /* [n, n_blocks] logprobs: tokens that come before the target */
+    int n_slices, per_block, n_blocks; /* of a row: slices, those of one block, blocks */
 };
 
-/* Lays findings out at p (NULL: only for the size); returns their bytes. */
-static inline size_t findings_at(struct findings *f, void *p, int n, int V) {
-    const size_t n_slices = (size_t)div_up(V, SLICE), slices = (size_t)n * n_slices;
+/* Lays findings out at p (NULL: only for the size); returns their bytes. most_blocks: as many as run at once. */
+static inline size_t findings_at(struct findings *f, void *p, int n, int V, int most_blocks) {
+    f->n_slices = div_up(V, SLICE);
+    f->per_block = div_up(n * f->n_slices, most_blocks);
+    if (f->per_block > f->n_slices) f->per_block = f->n_slices;
+    f->n_blocks = div_up(f->n_slices, f->per_block);
+    const size_t slices = (size_t)n * (size_t)f->n_slices;
     char *at = (char *)p;
-    f->n_slices = (int)n_slices;
     f->states = (struct row_state *)at, at += (size_t)n * sizeof *f->states;
     f->keys = (uint64_t *)at, at += slices * SLICE_CHUNKS * sizeof *f->keys;
-    f->slice_keys = (uint64_t *)at, at += slices * sizeof *f->slice_keys;
+    f->block_keys = (uint64_t *)at, at += slices * sizeof *f->block_keys;
     f->sums = (float *)at, at += slices * SLICE_CHUNKS * sizeof *f->sums;
     f->better = (uint32_t *)at, at += slices * sizeof *f->better;
     return ((size_t)(at - (char *)p) + 255) / 256 * 256;
 }
 
-/* ---- values ------------------------------------------------------------------------------------------------------------ */
+/* As many blocks of a kernel over slices as run at once: those that follow would only pay for their start. */
+static inline int scan_blocks(struct exec *e) { return cuda_of(e)->n_sms * SCAN_RESIDENT; }
+
+/* ---- values ------------------------------------------------------------------------------------------------------ */
 
 /* NaN counts as -inf, +inf as the largest number. */
 __device__ static inline float tame(float x) { return x != x ? -INFINITY : fminf(x, FLT_MAX); }
@@ -103,9 +111,11 @@ __device__ static inline float z_of(const struct row &r, float v) {
 template <bool RAW> __device__ static inline uint32_t d_of(float v, float z) {
     return RAW ? ~order(v) : __float_as_uint(z) & 0x7fffffffu;
 }
-__device__ static inline bool up_to(const struct cut &c, uint32_t d, int id) { return d < c.d || (d == c.d && id <= c.id); }
+__device__ static inline bool up_to(const struct cut &c, uint32_t d, int id) {
+    return d < c.d || (d == c.d && id <= c.id);
+}
 
-/* ---- warps and blocks -------------------------------------------------------------------------------------------------- */
+/* ---- warps and blocks -------------------------------------------------------------------------------------------- */
 
 __device__ static inline uint64_t warp_largest(uint64_t key) {
     const uint32_t high = __reduce_max_sync(0xffffffffu, (uint32_t)(key >> 32));
@@ -138,7 +148,16 @@ __device__ static inline bool last_of(int *ticket, int n) {
     return is_last;
 }
 
-/* ---- a slice ----------------------------------------------------------------------------------------------------------- */
+/* ---- slices ------------------------------------------------------------------------------------------------------ */
+
+/* The slices first .. last - 1 of this block, and its row of the launch. */
+struct share {
+    int i, first, last;
+};
+__device__ static inline struct share share_of(const struct findings &f) {
+    const int i = (int)blockIdx.x / f.n_blocks, first = ((int)blockIdx.x - i * f.n_blocks) * f.per_block;
+    return {i, first, first + f.per_block < f.n_slices ? first + f.per_block : f.n_slices};
+}
 
 /* The first id of this thread's piece j < 2 WARP_CHUNKS of the slice: 4 ids, a warp's 128 are neighbours. */
 __device__ static inline int piece_id(int slice, int j) {
@@ -146,14 +165,24 @@ __device__ static inline int piece_id(int slice, int j) {
     return slice * SLICE + tid / 32 * (WARP_CHUNKS * CHUNK) + j * (CHUNK / 2) + tid % 32 * 4;
 }
 
-/* A block's slice of row i of the findings: the chunks' keys and, with_sums, the sums of e^((v - max) / temperature);
- * returns the slice's key (in every thread). `pieces` is left with the values. */
-__device__ static inline uint64_t scan_slice(const struct findings &f, float4 pieces[2 * WARP_CHUNKS], const struct row &r,
-                                             int i, int slice, bool with_keys, bool with_sums) {
-    __shared__ uint64_t warp_keys[32];
-    const int first_chunk = (i * f.n_slices + slice) * SLICE_CHUNKS + (int)threadIdx.x / 32 * WARP_CHUNKS;
+/* This thread's pieces of a slice. */
+struct pieces {
+    float4 at[2 * WARP_CHUNKS];
+};
+
+/* Past the row's last slice: -inf. */
+__device__ static inline struct pieces load_pieces(const struct row &r, int slice) {
+    struct pieces x;
 #pragma unroll
-    for (int j = 0; j < 2 * WARP_CHUNKS; j++) pieces[j] = load_four(r, piece_id(slice, j));
+    for (int j = 0; j < 2 * WARP_CHUNKS; j++) x.at[j] = load_four(r, piece_id(slice, j));
+    return x;
+}
+
+/* A warp's chunks of a slice of row i: their keys and, with_sums, their sums of e^((v - max) / temperature); returns
+ * the larger key in every lane. */
+__device__ static inline uint64_t scan_chunks(const struct findings &f, const struct pieces &x, const struct row &r,
+                                              int i, int slice, bool with_keys, bool with_sums) {
+    const int first_chunk = (i * f.n_slices + slice) * SLICE_CHUNKS + (int)threadIdx.x / 32 * WARP_CHUNKS;
     uint64_t best = 0;
 #pragma unroll
     for (int c = 0; c < WARP_CHUNKS; c++) {
@@ -161,7 +190,7 @@ __device__ static inline uint64_t scan_slice(const struct findings &f, float4 pi
         int id = INT32_MAX;
 #pragma unroll
         for (int j = 2 * c; j < 2 * c + 2; j++) {
-            const float4 v = pieces[j];
+            const float4 v = x.at[j];
             const float largest = fmaxf(fmaxf(v.x, v.y), fmaxf(v.z, v.w));
             const int at = piece_id(slice, j);
             if (at >= r.V || !(largest > max || id == INT32_MAX)) continue;
@@ -176,18 +205,18 @@ __device__ static inline uint64_t scan_slice(const struct findings &f, float4 pi
         float sum = 0;
 #pragma unroll
         for (int j = 2 * c; j < 2 * c + 2; j++) {
-            const float4 v = pieces[j];
+            const float4 v = x.at[j];
             const float t = r.temperature;
             sum += (expf((v.x - max) / t) + expf((v.y - max) / t)) + (expf((v.z - max) / t) + expf((v.w - max) / t));
         }
         sum = warp_sum(sum);
         if (threadIdx.x % 32 == 0) f.sums[first_chunk + c] = key && max > -INFINITY ? sum : 0;
     }
-    return block_largest(warp_keys, best);
+    return best;
 }
 
-/* The sum of e^z over a row, relative to its maximum, from its chunks: fp64, threads in turn, then trees; in every thread.
- * A whole block calls it. */
+/* The sum of e^z over a row, relative to its maximum, from its chunks: fp64, threads in turn, then trees; in every
+ * thread. A whole block calls it. */
 __device__ static inline double sum_chunks(const struct findings &f, const struct row &r, int i) {
     __shared__ double warp_sums[32];
     const int n = f.n_slices * SLICE_CHUNKS;
@@ -195,7 +224,8 @@ __device__ static inline double sum_chunks(const struct findings &f, const struc
     for (int c = (int)threadIdx.x; c < n; c += (int)blockDim.x) {
         const uint64_t key = f.keys[(size_t)i * n + c];
         if (key && value_of(key) > -INFINITY)
-            sum += (double)f.sums[(size_t)i * n + c] * exp(((double)value_of(key) - (double)r.max) / (double)r.temperature);
+            sum += (double)f.sums[(size_t)i * n + c] *
+                   exp(((double)value_of(key) - (double)r.max) / (double)r.temperature);
     }
 #pragma unroll
     for (int j = 16; j; j >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, j);
@@ -207,7 +237,7 @@ __device__ static inline double sum_chunks(const struct findings &f, const struc
     return sum;
 }
 
-/* ---- host side --------------------------------------------------------------------------------------------------------- */
+/* ---- host side --------------------------------------------------------------------------------------------------- */
 
 enum { N_PINNED = 4 /* steps whose parameters may wait for their transfer */ };
 
@@ -223,8 +253,8 @@ struct cuda_sampler { /* owned by the exec */
 
 /* As cuda_launch, but with clusters of n_ranks blocks. */
 template <typename... P, typename... A>
-static inline void launch_clusters_(struct exec *e, const char *op, const char *file, int line, void (*kernel)(P...), int grid,
-                                    int block, int n_ranks, A... args) {
+static inline void launch_clusters_(struct exec *e, const char *op, const char *file, int line, void (*kernel)(P...),
+                                    int grid, int block, int n_ranks, A... args) {
     cudaLaunchAttribute attributes[2] = {};
     attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attributes[0].val.programmaticStreamSerializationAllowed = 1;

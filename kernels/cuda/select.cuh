@@ -1,14 +1,14 @@
-/* select.cuh - private to sample.cu and logprobs.cu: where a prefix of a row's tokens, in order, ends; for any row and any
- * prefix. What is short is left to top.cuh, which is faster.
+/* select.cuh - private to sample.cu and logprobs.cu: where a prefix of a row's tokens, in order, ends; for any row and
+ * any prefix. What is short is left to top.cuh, which is faster.
  *
  * A row belongs to the blocks of a cluster (8, its ranks; one block before sm_90), each of which has a part of the ids.
  * The end of a prefix is found without sorting, by histograms in shared memory that the ranks add up. The first is over
- * 2048 steps of 1/64 in z; it tells in which step the prefix ends. The tokens of that step are listed, few as a rule; three
- * more histograms over 11, 11 and 10 bits of their d fix d, and equal ones are kept by ascending id. Where a list
+ * 2048 steps of 1/64 in z; it tells in which step the prefix ends. The tokens of that step are listed, few as a rule;
+ * three more histograms over 11, 11 and 10 bits of their d fix d, and equal ones are kept by ascending id. Where a list
  * overflows, its block goes over its part again instead.
  *
- * Counts and masses (e^z in units of 2^-40) are integers, so the order of atomics does not matter: results depend on the
- * row alone, not on the number of ranks. */
+ * Counts and masses (e^z in units of 2^-40) are integers, so the order of atomics does not matter: results depend on
+ * the row alone, not on the number of ranks. */
 #pragma once
 
 #include "kernels/cuda/sample.cuh"
@@ -20,6 +20,7 @@ enum {
     BINS = 2048,
     EACH_BINS = BINS / SELECT_THREADS, /* that one thread looks through */
     LISTED = 1024,
+    BATCH = 2,
 };
 #define BINS_PER_UNIT 64.0f
 #define MASS_UNIT 0x1p-40f
@@ -55,7 +56,7 @@ __device__ static inline struct part part_of(const struct row &row, int n_ranks)
     return p;
 }
 
-/* ---- clusters ---------------------------------------------------------------------------------------------------------- */
+/* ---- clusters ---------------------------------------------------------------------------------------------------- */
 
 __device__ static inline void cluster_arrive(void) {
 #if __CUDA_ARCH__ >= 900
@@ -79,7 +80,9 @@ __device__ static inline void cluster_sync(void) {
 __device__ static inline uint32_t remote(const uint32_t *p, int rank) {
 #if __CUDA_ARCH__ >= 900
     uint32_t at, x;
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"((uint32_t)__cvta_generic_to_shared(p)), "r"(rank));
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
+                 : "=r"(at)
+                 : "r"((uint32_t)__cvta_generic_to_shared(p)), "r"(rank));
     asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(x) : "r"(at) : "memory");
     return x;
 #else
@@ -91,7 +94,22 @@ __device__ static inline uint64_t remote(const uint64_t *p, int rank) {
     return remote(half, rank) | (uint64_t)remote(half + 1, rank) << 32;
 }
 
-/* ---- the end of a prefix ----------------------------------------------------------------------------------------------- */
+/* ---- the end of a prefix ----------------------------------------------------------------------------------------- */
+
+/* A thread's next BATCH pieces of four, all under way at once. */
+struct batch_pieces {
+    float v[4 * BATCH];
+};
+__device__ static inline struct batch_pieces load_batch(const struct part &r, int i) {
+    struct batch_pieces x;
+#pragma unroll
+    for (int j = 0; j < BATCH; j++) {
+        const int at = i + j * 4 * SELECT_THREADS;
+        const float4 v = load_four(r.row, at < r.last ? at : r.row.V);
+        x.v[4 * j] = v.x, x.v[4 * j + 1] = v.y, x.v[4 * j + 2] = v.z, x.v[4 * j + 3] = v.w;
+    }
+    return x;
+}
 
 __device__ static inline int bin_of(float z) {
     const float step = -z * BINS_PER_UNIT;
@@ -112,16 +130,17 @@ __device__ static inline void add_to_bin(struct bins *b, int bin, uint64_t mass)
     if (high + carry) atomicAdd(&b->high[bin], high + carry);
 }
 
-/* The first bin at which before + the measure of all bins up to it reaches the target (a share of the total measure when
- * share > 0), or the last one that is not empty. All ranks' bins are filled; all threads of all ranks get the same. On
- * return the ranks may still be reading each other's bins: cluster_arrive has been called, cluster_wait has not. */
+/* The first bin at which before + the measure of all bins up to it reaches the target (a share of the total measure
+ * when share > 0), or the last one that is not empty. All ranks' bins are filled; all threads of all ranks get the
+ * same. On return the ranks may still be reading each other's bins: cluster_arrive has been called, cluster_wait has
+ * not. */
 struct pick {
     int bin;
     uint64_t count, measure, before; /* of the bin; of all before it */
     double target;
 };
-__device__ static struct pick choose_bin(struct selection *s, const struct part &r, uint64_t before, double target, double share,
-                                         uint64_t unbinned, bool by_mass, bool count_ranks) {
+__device__ static struct pick choose_bin(struct selection *s, const struct part &r, uint64_t before, double target,
+                                         double share, uint64_t unbinned, bool by_mass, bool count_ranks) {
     const int tid = (int)threadIdx.x, n_own = BINS / r.n_ranks;
     if (tid == 0) s->found = BINS, s->last_used = -1;
     cluster_sync(); /* the ranks' bins are filled */
@@ -149,7 +168,8 @@ __device__ static struct pick choose_bin(struct selection *s, const struct part 
     for (int j = 0; j < EACH_BINS; j++) {
         measure[j] = count[j] = remote(&s->bins.count[first + j], owner);
         if (by_mass)
-            measure[j] = remote(&s->bins.low[first + j], owner) + ((uint64_t)remote(&s->bins.high[first + j], owner) << 32);
+            measure[j] =
+                remote(&s->bins.low[first + j], owner) + ((uint64_t)remote(&s->bins.high[first + j], owner) << 32);
         sum += measure[j];
     }
     uint64_t upto = sum; /* of the warp's lanes up to this one */
@@ -202,9 +222,11 @@ __device__ static struct pick choose_bin(struct selection *s, const struct part 
     return p;
 }
 
-/* The id of the keep-th of this block's tokens with d within the cut, in the order of ids; into s->cut_id. */
+/* The id of the keep-th of this block's tokens with d within the cut, in the order of ids; into s->cut_id. Rare, so it
+ * is kept out of its callers' registers. */
 template <bool RAW>
-__device__ static void find_tie(struct selection *s, const struct part &r, const struct cut &within, uint32_t d, int keep) {
+__device__ __noinline__ static void find_tie(struct selection *s, const struct part &r, const struct cut &within,
+                                             uint32_t d, int keep) {
     const int tid = (int)threadIdx.x;
     if (s->n_listed <= LISTED) {
         for (int i = tid; i < s->n_listed; i += SELECT_THREADS) {
@@ -238,7 +260,8 @@ __device__ static void find_tie(struct selection *s, const struct part &r, const
 }
 
 /* One token of the slice into the bins of the first histogram; what weighs too little for it is added up aside. */
-__device__ static inline void bin_token(struct selection *s, float z, bool by_mass, float negligible, uint64_t *unbinned) {
+__device__ static inline void bin_token(struct selection *s, float z, bool by_mass, float negligible,
+                                        uint64_t *unbinned) {
     const uint64_t mass = by_mass ? mass_of(z) : 0;
     if (z < negligible) *unbinned += mass;
     else add_to_bin(&s->bins, bin_of(z), mass);
@@ -246,8 +269,8 @@ __device__ static inline void bin_token(struct selection *s, float z, bool by_ma
 
 /* One token of the chosen step into the bins of a later histogram. */
 template <bool RAW>
-__device__ static inline void bin_member(struct selection *s, uint32_t d, float z, uint32_t prefix, int shift, int width,
-                                         bool by_mass) {
+__device__ static inline void bin_member(struct selection *s, uint32_t d, float z, uint32_t prefix, int shift,
+                                         int width, bool by_mass) {
     if (shift + width < 32 && (d ^ prefix) >> (shift + width)) return;
     add_to_bin(&s->bins, (int)(d >> shift & ((1u << width) - 1)), by_mass ? mass_of(z) : 0);
 }
@@ -271,19 +294,20 @@ __device__ static struct cut select_prefix(struct selection *s, const struct par
                                            double share) {
     const int tid = (int)threadIdx.x;
     const bool by_mass = share > 0;
-    /* All tokens below this together have less mass than may be dropped, whatever the rest weighs (the best weighs 1). */
+    /* All tokens below this together have less mass than may be dropped, whatever the rest weighs (the best weighs 1).
+     * */
     const float negligible = by_mass && share < 1 ? logf((float)(1 - share) / (float)r.row.V) - 1e-3f : -INFINITY;
     clear_bins(&s->bins);
     if (tid == 0) s->n_listed = 0, s->total = 0;
     __syncthreads(); /* bins are clear */
     uint64_t unbinned = 0;
-    for (int i = r.first + 4 * tid; i < r.last; i += 4 * SELECT_THREADS) {
-        const float4 four = load_four(r.row, i);
-        const float v[4] = {four.x, four.y, four.z, four.w};
+    for (int i = r.first + 4 * tid; i < r.last; i += BATCH * 4 * SELECT_THREADS) {
+        const struct batch_pieces x = load_batch(r, i);
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
-            const float z = z_of(r.row, v[j]);
-            if (i + j < r.last && (RAW || z >= r.row.lowest) && up_to(within, d_of<RAW>(v[j], z), i + j))
+        for (int j = 0; j < 4 * BATCH; j++) {
+            const float v = x.v[j], z = z_of(r.row, v);
+            const int id = i + j / 4 * 4 * SELECT_THREADS + j % 4;
+            if (id < r.last && (RAW || z >= r.row.lowest) && up_to(within, d_of<RAW>(v, z), id))
                 bin_token(s, z, by_mass, negligible, &unbinned);
         }
     }
@@ -301,17 +325,17 @@ __device__ static struct cut select_prefix(struct selection *s, const struct par
     }
     const int step = p.bin;
     target = p.target;
-    for (int i = r.first + 4 * tid; i < r.last; i += 4 * SELECT_THREADS) {
-        const float4 four = load_four(r.row, i);
-        const float v[4] = {four.x, four.y, four.z, four.w};
+    for (int i = r.first + 4 * tid; i < r.last; i += BATCH * 4 * SELECT_THREADS) {
+        const struct batch_pieces x = load_batch(r, i);
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
-            const float z = z_of(r.row, v[j]);
-            if (bin_of(z) != step || i + j >= r.last || !(RAW || z >= r.row.lowest)) continue;
-            const uint32_t d = d_of<RAW>(v[j], z);
-            if (!up_to(within, d, i + j) || z < negligible) continue;
+        for (int j = 0; j < 4 * BATCH; j++) {
+            const float v = x.v[j], z = z_of(r.row, v);
+            const int id = i + j / 4 * 4 * SELECT_THREADS + j % 4;
+            if (bin_of(z) != step || id >= r.last || !(RAW || z >= r.row.lowest)) continue;
+            const uint32_t d = d_of<RAW>(v, z);
+            if (!up_to(within, d, id) || z < negligible) continue;
             const int at = atomicAdd(&s->n_listed, 1);
-            if (at < LISTED) s->listed_d[at] = d, s->listed_id[at] = i + j;
+            if (at < LISTED) s->listed_d[at] = d, s->listed_id[at] = id;
         }
     }
     cluster_wait(); /* the bins are free */

@@ -1,15 +1,16 @@
-/* top.cuh - private to sample.cu and logprobs.cu: the first tokens of a row in order, a few hundred at most, by one block.
+/* top.cuh - private to sample.cu and logprobs.cu: the first tokens of a row in order, a few hundred at most, by one
+ * block.
  *
- * At least k tokens come no later than the k-th of the chunks' maxima, and what comes no later than it lies in the chunks
- * whose maximum does: so a bound is found among the chunks' maxima by bisection, the chunks that reach it (about k of 600)
- * are read again, and the tokens within the bound (a little over k) are put in order by counting for each how many come
- * before it. */
+ * At least k tokens come no later than the k-th of the chunks' maxima, and what comes no later than it lies in the
+ * chunks whose maximum does: so a bound is found among the chunks' maxima by bisection, the chunks that reach it (about
+ * k of 600) are read again, and the tokens within the bound (a little over k) are put in order by counting for each how
+ * many come before it. */
 #pragma once
 
 #include "kernels/cuda/sample.cuh"
 
 enum {
-    TOP_THREADS = 512,
+    TOP_THREADS = 1024,
     TOP_WARPS = TOP_THREADS / 32,
     TOP_MOST = 256,     /* k */
     TOP_LIST = 1024,    /* tokens within the bound; more is an overflow */
@@ -48,8 +49,8 @@ __device__ static uint32_t bound_of(const struct top *t, int n_chunks, int k) {
 /* Fills t->sorted with the first tokens of row i in order: at least k of them, unless no more are as near as `limit`;
  * returns how many, and in *bound the d up to which they are all. -1: too many to list. A whole block calls it. */
 template <bool RAW>
-__device__ static int sort_top(struct top *t, const struct findings &f, const struct row &r, int i, int k, uint32_t limit,
-                               uint32_t *bound) {
+__device__ static int sort_top(struct top *t, const struct findings &f, const struct row &r, int i, int k,
+                               uint32_t limit, uint32_t *bound) {
     const int n_chunks = f.n_slices * SLICE_CHUNKS, tid = (int)threadIdx.x, warp = tid / 32, lane = tid % 32;
     if (n_chunks > TOP_CHUNKS) return -1;
     for (int c = tid; c < n_chunks; c += TOP_THREADS) {
@@ -64,13 +65,18 @@ __device__ static int sort_top(struct top *t, const struct findings &f, const st
     for (int c = tid; c < n_chunks; c += TOP_THREADS)
         if (t->chunk_d[c] <= d_most) t->chunks[atomicAdd(&t->n_chunks, 1)] = (uint16_t)c;
     __syncthreads(); /* the list of chunks is whole */
-    for (int c = warp; c < t->n_chunks; c += TOP_WARPS) {
-        float4 pieces[2];
+    for (int c = warp; c < t->n_chunks; c += 2 * TOP_WARPS) { /* two chunks at a time */
+        float4 pieces[4];
+        int ids[4];
 #pragma unroll
-        for (int j = 0; j < 2; j++) pieces[j] = load_four(r, t->chunks[c] * CHUNK + j * (CHUNK / 2) + lane * 4);
+        for (int j = 0; j < 4; j++) {
+            const int chunk = c + j / 2 * TOP_WARPS;
+            ids[j] = chunk < t->n_chunks ? t->chunks[chunk] * CHUNK + j % 2 * (CHUNK / 2) + lane * 4 : r.V;
+            pieces[j] = load_four(r, ids[j]);
+        }
 #pragma unroll
-        for (int j = 0; j < 2; j++) {
-            const int first = t->chunks[c] * CHUNK + j * (CHUNK / 2) + lane * 4;
+        for (int j = 0; j < 4; j++) {
+            const int first = ids[j];
             const float v[4] = {pieces[j].x, pieces[j].y, pieces[j].z, pieces[j].w};
 #pragma unroll
             for (int e = 0; e < 4; e++) {

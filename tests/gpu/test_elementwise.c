@@ -1,5 +1,5 @@
-/* test_elementwise.c - embed, gather_rows, silu_mul, add, the norms, fill_random and the simple linear against their CPU
- * twins. With --time: microseconds at the shapes of a 14B model. */
+/* test_elementwise.c - embed, gather_rows, silu_mul, add, the norms, fill_random and the simple linear against their
+ * CPU twins. With --time: microseconds at the shapes of a 14B model. */
 #include "gpu_test.h"
 #include "gpu_time.h"
 #include "kernels/noise.h"
@@ -21,7 +21,7 @@ static struct twin twin_ids(struct gpu_test *t, size_t n, int below) {
     return x;
 }
 
-/* ---- rows by an index ------------------------------------------------------------------------------------------------ */
+/* ---- rows by an index -------------------------------------------------------------------------------------------- */
 
 static void test_embed(struct gpu_test *t, int T, int C, enum dtype dtype) {
     enum { V = 97, N_SAMPLED = 5 };
@@ -37,7 +37,8 @@ static void test_embed(struct gpu_test *t, int T, int C, enum dtype dtype) {
     embed(t->gpu, x.gpu, tokens.gpu, sampled.gpu, &gpu, T);
     twin_compare(t, name, &x, 0, 0, 0);
     /* An id that no row has gives zeros, however it comes. */
-    snprintf(name, sizeof name, "embed %s from %s, T %d, C %d, ids out of range", dtype_name(t->act), dtype_name(dtype), T, C);
+    snprintf(name, sizeof name, "embed %s from %s, T %d, C %d, ids out of range", dtype_name(t->act), dtype_name(dtype),
+             T, C);
     const int32_t outside[] = {V, INT32_MAX, -1 - N_SAMPLED + 1};
     ((int32_t *)sampled.cpu)[N_SAMPLED - 1] = gpu_test_below(t, 2) ? -1 : V;
     for (int i = 0; i < T; i++) ((int32_t *)tokens.cpu)[i] = outside[i % 3];
@@ -61,7 +62,7 @@ static void test_gather_rows(struct gpu_test *t, int R, int C) {
     twin_free(t, &x), twin_free(t, &out), twin_free(t, &rows);
 }
 
-/* ---- elementwise ------------------------------------------------------------------------------------------------------- */
+/* ---- elementwise ------------------------------------------------------------------------------------------------- */
 
 static void test_silu_mul(struct gpu_test *t, int T, int F) {
     char name[128];
@@ -106,7 +107,7 @@ static void test_norm(struct gpu_test *t, int T, int C, bool with_add, bool in_p
     twin_free(t, &h), twin_free(t, &r), twin_free(t, &w), twin_free(t, &out);
 }
 
-/* ---- fill_random ------------------------------------------------------------------------------------------------------- */
+/* ---- fill_random ------------------------------------------------------------------------------------------------- */
 
 static void test_fill(struct gpu_test *t, enum dtype dtype, size_t n) {
     char name[128];
@@ -139,11 +140,12 @@ static void test_fill_large(struct gpu_test *t) {
         noise_elements(bits, 7, (n - TAIL + i) / 4);
         n_off += found[i] != bf16_from_f32(noise_symmetric(bits[(n - TAIL + i) % 4]));
     }
-    gpu_test_verdict(t, !n_off, "fill_random bfloat16 past 2^31", n_off ? "elements differ" : "the same bits as on the CPU");
+    gpu_test_verdict(t, !n_off, "fill_random bfloat16 past 2^31",
+                     n_off ? "elements differ" : "the same bits as on the CPU");
     exec_free(t->gpu, p);
 }
 
-/* ---- linear_simple ----------------------------------------------------------------------------------------------------- */
+/* ---- linear_simple ----------------------------------------------------------------------------------------------- */
 
 /* linear.cu prefers faster kernels, so this one is called by its name in the object file. */
 enum epilogue { EPILOGUE_STORE, EPILOGUE_F32, EPILOGUE_ADD, EPILOGUE_SILU_MUL };
@@ -159,7 +161,8 @@ struct linear_args {
 };
 void linear_simple(struct exec *e, const struct linear_args *a) __asm__("_Z19cuda__linear_simpleP4execPK11linear_args");
 
-static void test_linear(struct gpu_test *t, int T, int N, int K, enum dtype dtype, enum epilogue epilogue, bool with_bias) {
+static void test_linear(struct gpu_test *t, int T, int N, int K, enum dtype dtype, enum epilogue epilogue,
+                        bool with_bias) {
     static const char *const names[] = {"store", "f32", "add", "silu_mul"};
     char name[160];
     snprintf(name, sizeof name, "linear_simple %s, weights %s, T %d, N %d, K %d, %s%s", dtype_name(t->act),
@@ -167,8 +170,9 @@ static void test_linear(struct gpu_test *t, int T, int N, int K, enum dtype dtyp
     const int n_out = epilogue == EPILOGUE_SILU_MUL ? N / 2 : N;
     struct twin x = twin_random(t, t->act, (size_t)T * K, 0, 1), w = twin_random(t, dtype, (size_t)N * K, 0, 1);
     struct twin bias = twin_random(t, t->act, (size_t)N, 0, 1), h = twin_poison(t, t->act, (size_t)T * N);
-    struct twin y = epilogue == EPILOGUE_ADD ? twin_random(t, t->act, (size_t)T * n_out, 0, 4)
-                                             : twin_poison(t, epilogue == EPILOGUE_F32 ? DTYPE_F32 : t->act, (size_t)T * n_out);
+    struct twin y = epilogue == EPILOGUE_ADD
+                        ? twin_random(t, t->act, (size_t)T * n_out, 0, 4)
+                        : twin_poison(t, epilogue == EPILOGUE_F32 ? DTYPE_F32 : t->act, (size_t)T * n_out);
     struct matrix cpu = {.format = MATRIX_DENSE, .dtype = dtype, .rows = N, .cols = K, .data = w.cpu}, gpu = cpu;
     gpu.data = w.gpu;
     if (epilogue == EPILOGUE_STORE) {
@@ -183,9 +187,12 @@ static void test_linear(struct gpu_test *t, int T, int N, int K, enum dtype dtyp
     const struct linear_args a = {.y = y.gpu, .x = x.gpu, .w = &gpu, .bias = with_bias ? bias.gpu : NULL,
                                   .epilogue = epilogue, .T = T};
     linear_simple(t->gpu, &a);
-    /* Sums of K products lose some 1e-7 of their terms; near a tie that moves a rounded value by a step, which the residual
-     * may then bring out. Sums are below 64. */
-    const double step = t->act == DTYPE_F32 ? 1e-3 : epilogue == EPILOGUE_F32 ? 1e-5 : t->act == DTYPE_BF16 ? 0x1p-2 : 0x1p-5;
+    /* Sums of K products lose some 1e-7 of their terms; near a tie that moves a rounded value by a step, which the
+     * residual may then bring out. Sums are below 64. */
+    const double step = t->act == DTYPE_F32        ? 1e-3
+                        : epilogue == EPILOGUE_F32 ? 1e-5
+                        : t->act == DTYPE_BF16     ? 0x1p-2
+                                                   : 0x1p-5;
     twin_compare(t, name, &y, epilogue == EPILOGUE_F32 ? 2e-6 : 2 * rms_bound(t->act), step + 1e-6 * sqrt(K),
                  epilogue == EPILOGUE_F32 ? 1e-5 : 2 * rel_bound(t->act));
     twin_free(t, &x), twin_free(t, &w), twin_free(t, &bias), twin_free(t, &h), twin_free(t, &y);
@@ -197,7 +204,8 @@ static void test_awq(struct gpu_test *t, int T, int N, int K) {
     char name[128];
     snprintf(name, sizeof name, "linear_simple AWQ, T %d, N %d, K %d", T, N, K);
     struct twin x = twin_random(t, DTYPE_F16, (size_t)T * K, 0, 1), y = twin_poison(t, DTYPE_F16, (size_t)T * N);
-    struct twin qweight = twin_poison(t, DTYPE_I32, (size_t)K * N / 8), qzeros = twin_poison(t, DTYPE_I32, (size_t)K / 128 * N / 8);
+    struct twin qweight = twin_poison(t, DTYPE_I32, (size_t)K * N / 8),
+                qzeros = twin_poison(t, DTYPE_I32, (size_t)K / 128 * N / 8);
     struct twin scales = twin_random(t, DTYPE_F16, (size_t)K / 128 * N, 0.01f, 0.008f);
     struct twin dense = twin_poison(t, DTYPE_F16, (size_t)N * K);
     for (size_t i = 0; i < qweight.n; i++) ((uint32_t *)qweight.cpu)[i] = gpu_test_u32(t);
@@ -213,7 +221,8 @@ static void test_awq(struct gpu_test *t, int T, int N, int K) {
                 const float scale = twin_get(DTYPE_F16, scales.cpu, (size_t)group * N + (size_t)n);
                 twin_set(&dense, (size_t)n * K + (size_t)k, (float)(q - zero) * scale);
             }
-    struct matrix cpu = {.format = MATRIX_DENSE, .dtype = DTYPE_F16, .rows = N, .cols = K, .data = dense.cpu}, gpu = cpu;
+    struct matrix cpu = {.format = MATRIX_DENSE, .dtype = DTYPE_F16, .rows = N, .cols = K, .data = dense.cpu},
+                  gpu = cpu;
     gpu.format = MATRIX_AWQ, gpu.group = 128;
     void *base = exec_alloc(t->gpu, awq_bytes(t->gpu, N, K, 128));
     awq_layout(t->gpu, &gpu, base);
@@ -223,7 +232,8 @@ static void test_awq(struct gpu_test *t, int T, int N, int K) {
     linear_simple(t->gpu, &a);
     twin_compare(t, name, &y, 2 * rms_bound(DTYPE_F16), 1e-4, 2 * rel_bound(DTYPE_F16));
     exec_free(t->gpu, base);
-    twin_free(t, &x), twin_free(t, &y), twin_free(t, &qweight), twin_free(t, &qzeros), twin_free(t, &scales), twin_free(t, &dense);
+    twin_free(t, &x), twin_free(t, &y), twin_free(t, &qweight), twin_free(t, &qzeros), twin_free(t, &scales),
+        twin_free(t, &dense);
 }
 
 static void test_linears(struct gpu_test *t) {
@@ -233,13 +243,13 @@ static void test_linears(struct gpu_test *t) {
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         for (int epilogue = 0; epilogue < 4; epilogue++)
             for (int bias = 0; bias < (epilogue ? 1 : 2); bias++)
-                test_linear(t, sizes[i].T, sizes[i].N, sizes[i].K, (i + (size_t)bias) % 2 ? DTYPE_F32 : t->act, epilogue,
-                            bias);
+                test_linear(t, sizes[i].T, sizes[i].N, sizes[i].K, (i + (size_t)bias) % 2 ? DTYPE_F32 : t->act,
+                            epilogue, bias);
     for (int i = 0; i < 3; i++) test_linear(t, 5, 34, 100, acts[i], EPILOGUE_STORE, true);
     if (t->act == DTYPE_F16) test_awq(t, 3, 16, 128), test_awq(t, 70, 208, 640);
 }
 
-/* ---- all --------------------------------------------------------------------------------------------------------------- */
+/* ---- all --------------------------------------------------------------------------------------------------------- */
 
 static void test_act(struct gpu_test *t) {
     static const int widths[] = {1, 7, 8, 13, 64, 120, 513, 1000, 2048, 2056, 5120, 8192, 10007, 17408};
@@ -256,7 +266,7 @@ static void test_act(struct gpu_test *t) {
     test_linears(t);
 }
 
-/* ---- time ---------------------------------------------------------------------------------------------------------------- */
+/* ---- time -------------------------------------------------------------------------------------------------------- */
 
 struct timed {
     struct exec *e;

@@ -1,5 +1,5 @@
-/* test_rope.c - qk_norm_rope_store against its CPU twin, pool contents included, and the simple attention against sums in
- * double precision over what the pool holds. With --time: microseconds at the shapes of a 14B model. */
+/* test_rope.c - qk_norm_rope_store against its CPU twin, pool contents included, and the simple attention against sums
+ * in double precision over what the pool holds. With --time: microseconds at the shapes of a 14B model. */
 #include "gpu_test.h"
 #include "gpu_time.h"
 
@@ -16,7 +16,7 @@ struct shape {
     bool norm, bias;
 };
 
-/* ---- a batch on both sides ------------------------------------------------------------------------------------------- */
+/* ---- a batch on both sides --------------------------------------------------------------------------------------- */
 
 enum { L = 3, LAYER = 1, MAX_POSITIONS = 4096, N_ARRAYS = 5 };
 
@@ -40,8 +40,8 @@ static void point(struct batch *b, const struct twin *arrays, bool gpu) {
     for (int i = 0; i < N_ARRAYS; i++) *to[i] = gpu ? arrays[i].gpu : arrays[i].cpu;
 }
 
-/* B sequences: the first half have one token, the others up to max_query; contexts up to max_kv. Blocks are scattered over
- * the pool, which is poisoned. */
+/* B sequences: the first half have one token, the others up to max_query; contexts up to max_kv. Blocks are scattered
+ * over the pool, which is poisoned. */
 static struct setup setup_new(struct gpu_test *t, const struct shape *s, int B, int max_query, int max_kv) {
     struct setup u = {0};
     const enum dtype kv = s->kv == DTYPE_I32 ? t->act : s->kv;
@@ -49,11 +49,13 @@ static struct setup setup_new(struct gpu_test *t, const struct shape *s, int B, 
     kv_layout_init(&layout, kv, L, s->K, s->D, s->P, 64);
     int max_blocks = (max_kv + s->P - 1) / s->P, n_blocks = B * max_blocks, T = 0;
     int32_t *positions = calloc((size_t)B * max_query, 4), *seq_of = calloc((size_t)B * max_query, 4);
-    int32_t *query_start = calloc((size_t)B + 1, 4), *kv_len = calloc((size_t)B, 4), *table = calloc((size_t)n_blocks, 4);
+    int32_t *query_start = calloc((size_t)B + 1, 4), *kv_len = calloc((size_t)B, 4),
+            *table = calloc((size_t)n_blocks, 4);
     for (int b = 0; b < B; b++) {
         int n = b < (B + 1) / 2 || max_query < 2 ? 1 : 2 + gpu_test_below(t, max_query - 1);
         kv_len[b] = n + (max_kv > n ? gpu_test_below(t, max_kv - n + 1) : 0);
-        if (b == 0) kv_len[b] = s->P < max_kv ? s->P : max_kv; /* the last slot of a block, then the first of the next */
+        if (b == 0)
+            kv_len[b] = s->P < max_kv ? s->P : max_kv; /* the last slot of a block, then the first of the next */
         if (b == 1 && s->P + n <= max_kv) kv_len[b] = s->P + n;
         for (int i = 0; i < n; i++, T++) positions[T] = kv_len[b] - n + i, seq_of[T] = b;
         query_start[b + 1] = T;
@@ -91,27 +93,31 @@ static void setup_free(struct gpu_test *t, struct setup *u) {
     twin_free(t, &u->pool);
 }
 
-/* ---- reading a pool ---------------------------------------------------------------------------------------------------- */
+/* ---- reading a pool ---------------------------------------------------------------------------------------------- */
 
 static float e4m3_value(uint8_t h) {
     int exponent = h >> 3 & 15, mantissa = h & 7;
-    float x = (h & 0x7f) == 0x7f ? NAN : exponent ? ldexpf((float)(8 + mantissa), exponent - 10) : ldexpf((float)mantissa, -9);
+    float x = (h & 0x7f) == 0x7f ? NAN
+              : exponent         ? ldexpf((float)(8 + mantissa), exponent - 10)
+                                 : ldexpf((float)mantissa, -9);
     return h & 0x80 ? -x : x;
 }
 
 /* Element d of K (which 0) or V (which 1) at position p of sequence b, as attention sees it. */
 static float pool_value(const char *pool, const struct setup *u, int b, int p, int which, int k, int d) {
     const struct kv_layout *a = &u->kv_cpu.layout;
-    const char *block = pool + (size_t)u->cpu.block_table[b * u->cpu.max_blocks + p / a->P] * 64 + LAYER * a->layer_bytes;
+    const char *block =
+        pool + (size_t)u->cpu.block_table[b * u->cpu.max_blocks + p / a->P] * 64 + LAYER * a->layer_bytes;
     const size_t row = ((size_t)which * a->K + k) * a->P + p % a->P;
     if (a->dtype != DTYPE_F8_E4M3) return twin_get(a->dtype, block, row * a->D + d);
     return ((const float *)(block + 2 * (size_t)a->K * a->P * a->D))[row] *
            e4m3_value(((const uint8_t *)block)[row * a->D + d]);
 }
 
-/* ---- qk_norm_rope_store -------------------------------------------------------------------------------------------------- */
+/* ---- qk_norm_rope_store ------------------------------------------------------------------------------------------ */
 
-/* The norm may round a value to its neighbour: one step of the format at 4, near the largest that go into the rotation. */
+/* The norm may round a value to its neighbour: one step of the format at 4, near the largest that go into the
+ * rotation. */
 static double one_step(enum dtype t) { return t == DTYPE_F32 ? 2e-5 : t == DTYPE_BF16 ? 0x1p-4 : 0x1p-7; }
 
 /* What the tokens of the batch wrote, and that nothing else was written. */
@@ -127,7 +133,8 @@ static void compare_pools(struct gpu_test *t, const char *name, const struct set
             for (int k = 0; k < a->K; k++) {
                 double max = 0;
                 for (int d = 0; d < a->D; d++)
-                    max = fmax(max, fabs(pool_value(u->pool.cpu, u, u->cpu.seq_of[i], u->cpu.positions[i], which, k, d)));
+                    max =
+                        fmax(max, fabs(pool_value(u->pool.cpu, u, u->cpu.seq_of[i], u->cpu.positions[i], which, k, d)));
                 for (int d = 0; d < a->D; d++) {
                     double want = pool_value(u->pool.cpu, u, u->cpu.seq_of[i], u->cpu.positions[i], which, k, d);
                     double got = pool_value(found, u, u->cpu.seq_of[i], u->cpu.positions[i], which, k, d);
@@ -142,11 +149,11 @@ static void compare_pools(struct gpu_test *t, const char *name, const struct set
     size_t n_stray = 0;
     for (size_t i = 0; i < u->pool.n * 4; i++)
         n_stray += ((uint8_t *)u->pool.cpu)[i] == 0xff && (uint8_t)found[i] != 0xff &&
-                   (i < 4 || ((uint8_t *)u->pool.cpu)[i - 1] == 0xff) && (i + 1 == u->pool.n * 4 || ((uint8_t *)u->pool.cpu)[i + 1] == 0xff) &&
-                   a->dtype != DTYPE_F32;
+                   (i < 4 || ((uint8_t *)u->pool.cpu)[i - 1] == 0xff) &&
+                   (i + 1 == u->pool.n * 4 || ((uint8_t *)u->pool.cpu)[i + 1] == 0xff) && a->dtype != DTYPE_F32;
     double rms = sqrt(distance / square), bound = fp8 ? 2e-3 : t->act == DTYPE_F32 ? 2e-6 : 5e-4;
-    snprintf(detail, sizeof detail, "rms error %.2e (bound %.0e), %d elements off, %zu bytes written beside", rms, bound, n_off,
-             n_stray);
+    snprintf(detail, sizeof detail, "rms error %.2e (bound %.0e), %d elements off, %zu bytes written beside", rms,
+             bound, n_off, n_stray);
     gpu_test_verdict(t, rms <= bound && !n_off && !n_stray, name, detail);
     free(found);
 }
@@ -156,21 +163,25 @@ static void test_rope(struct gpu_test *t, const struct shape *s, int B, int max_
     struct setup u = setup_new(t, s, B, max_query, max_kv);
     const int T = u.cpu.T, width = (s->H + 2 * s->K) * s->D;
     snprintf(name, sizeof name, "qk_norm_rope_store %s, KV %s, T %d, H %d, K %d, D %d, P %d%s%s", dtype_name(t->act),
-             dtype_name(u.kv_cpu.layout.dtype), T, s->H, s->K, s->D, s->P, s->norm ? ", norms" : "", s->bias ? ", k_bias" : "");
-    struct twin qkv = twin_random(t, t->act, (size_t)T * width, 0, 3), q = twin_poison(t, t->act, (size_t)T * s->H * s->D);
-    struct twin q_norm = twin_random(t, t->act, (size_t)s->D, 1, 0.5f), k_norm = twin_random(t, t->act, (size_t)s->D, 1, 0.5f);
+             dtype_name(u.kv_cpu.layout.dtype), T, s->H, s->K, s->D, s->P, s->norm ? ", norms" : "",
+             s->bias ? ", k_bias" : "");
+    struct twin qkv = twin_random(t, t->act, (size_t)T * width, 0, 3),
+                q = twin_poison(t, t->act, (size_t)T * s->H * s->D);
+    struct twin q_norm = twin_random(t, t->act, (size_t)s->D, 1, 0.5f),
+                k_norm = twin_random(t, t->act, (size_t)s->D, 1, 0.5f);
     struct twin bias = twin_random(t, t->act, (size_t)s->K * s->D, 0, 100);
     for (int i = 0; s->bias && i < T; i++) /* as a projection with this bias gives them */
         for (int j = 0; j < s->K * s->D; j++) {
             size_t at = (size_t)i * width + (size_t)s->H * s->D + j;
             twin_set(&qkv, at, twin_get(t->act, qkv.cpu, at) + twin_get(t->act, bias.cpu, (size_t)j));
         }
-    for (int d = 0; d < s->D; d++) twin_set(&qkv, (size_t)(s->H + s->K) * s->D + d, 0); /* a head of zeros: a scale of 1 */
+    for (int d = 0; d < s->D; d++)
+        twin_set(&qkv, (size_t)(s->H + s->K) * s->D + d, 0); /* a head of zeros: a scale of 1 */
     twin_upload(t, &qkv);
-    qk_norm_rope_store(t->cpu, q.cpu, &u.kv_cpu, LAYER, qkv.cpu, s->norm ? q_norm.cpu : NULL, s->norm ? k_norm.cpu : NULL,
-                       s->bias ? bias.cpu : NULL, &u.rope_cpu, &u.cpu, s->H, 1e-6f);
-    qk_norm_rope_store(t->gpu, q.gpu, &u.kv_gpu, LAYER, qkv.gpu, s->norm ? q_norm.gpu : NULL, s->norm ? k_norm.gpu : NULL,
-                       s->bias ? bias.gpu : NULL, &u.rope_gpu, &u.gpu, s->H, 1e-6f);
+    qk_norm_rope_store(t->cpu, q.cpu, &u.kv_cpu, LAYER, qkv.cpu, s->norm ? q_norm.cpu : NULL,
+                       s->norm ? k_norm.cpu : NULL, s->bias ? bias.cpu : NULL, &u.rope_cpu, &u.cpu, s->H, 1e-6f);
+    qk_norm_rope_store(t->gpu, q.gpu, &u.kv_gpu, LAYER, qkv.gpu, s->norm ? q_norm.gpu : NULL,
+                       s->norm ? k_norm.gpu : NULL, s->bias ? bias.gpu : NULL, &u.rope_gpu, &u.gpu, s->H, 1e-6f);
     twin_compare(t, name, &q, t->act == DTYPE_F32 ? 2e-6 : 5e-4, one_step(t->act), 0);
     snprintf(pool_name, sizeof pool_name, "%s: pool", name);
     compare_pools(t, pool_name, &u);
@@ -195,8 +206,8 @@ static void test_alone(struct gpu_test *t) {
         struct batch single = u.gpu;
         single.T = single.B = single.n_decode = 1;
         single.positions += i, single.seq_of += i;
-        qk_norm_rope_store(t->gpu, one.gpu, &u.kv_gpu, LAYER, (char *)qkv.gpu + i * (size_t)width * b, w.gpu, w.gpu, NULL,
-                           &u.rope_gpu, &single, s.H, 1e-6f);
+        qk_norm_rope_store(t->gpu, one.gpu, &u.kv_gpu, LAYER, (char *)qkv.gpu + i * (size_t)width * b, w.gpu, w.gpu,
+                           NULL, &u.rope_gpu, &single, s.H, 1e-6f);
         exec_download(t->gpu, alone, one.gpu, (size_t)n * b);
         n_off += memcmp(alone, all + (size_t)i * n * b, (size_t)n * b) != 0;
     }
@@ -208,11 +219,11 @@ static void test_alone(struct gpu_test *t) {
     setup_free(t, &u);
 }
 
-/* ---- attention ------------------------------------------------------------------------------------------------------------ */
+/* ---- attention --------------------------------------------------------------------------------------------------- */
 
 /* One row of o in double precision; the pool's K plus the rotated bias. */
-static void reference(double *o, const struct setup *u, const struct twin *q, const struct twin *bias, const struct shape *s,
-                      int i, int h) {
+static void reference(double *o, const struct setup *u, const struct twin *q, const struct twin *bias,
+                      const struct shape *s, int i, int h) {
     const int b = u->cpu.seq_of[i], n = u->cpu.positions[i] + 1, k = h / (s->H / s->K), half = s->D / 2;
     double *score = malloc((size_t)n * sizeof *score), max = -INFINITY, sum = 0;
     for (int p = 0; p < n; p++) {
@@ -246,8 +257,8 @@ static void test_attention(struct gpu_test *t, const struct shape *s, int B, int
     struct setup u = setup_new(t, s, B, max_query, max_kv);
     const struct kv_layout *a = &u.kv_cpu.layout;
     const int T = u.cpu.T;
-    snprintf(name, sizeof name, "attention_simple %s, KV %s, T %d, context %d, H %d, K %d, D %d, P %d%s", dtype_name(t->act),
-             dtype_name(a->dtype), T, max_kv, s->H, s->K, s->D, s->P, s->bias ? ", k_bias" : "");
+    snprintf(name, sizeof name, "attention_simple %s, KV %s, T %d, context %d, H %d, K %d, D %d, P %d%s",
+             dtype_name(t->act), dtype_name(a->dtype), T, max_kv, s->H, s->K, s->D, s->P, s->bias ? ", k_bias" : "");
     /* Random content of the pool: values of the format; in fp8 scales between 1/512 and 1/256. */
     for (int i = 0; i < u.cpu.B * u.cpu.max_blocks; i++) {
         char *block = (char *)u.pool.cpu + (size_t)i * a->block_granules * 64 + LAYER * a->layer_bytes;
@@ -261,7 +272,8 @@ static void test_attention(struct gpu_test *t, const struct shape *s, int B, int
             ((float *)(block + n))[j] = (3 + gpu_test_value(t)) / 1024;
     }
     twin_upload(t, &u.pool);
-    struct twin q = twin_random(t, t->act, (size_t)T * s->H * s->D, 0, 2), o = twin_poison(t, t->act, (size_t)T * s->H * s->D);
+    struct twin q = twin_random(t, t->act, (size_t)T * s->H * s->D, 0, 2),
+                o = twin_poison(t, t->act, (size_t)T * s->H * s->D);
     struct twin bias = twin_random(t, t->act, (size_t)s->K * s->D, 0, 2);
     double row[256];
     for (int i = 0; i < T; i++)
@@ -270,15 +282,23 @@ static void test_attention(struct gpu_test *t, const struct shape *s, int B, int
             for (int d = 0; d < s->D; d++) twin_set(&o, ((size_t)i * s->H + h) * s->D + d, (float)row[d]);
         }
     const int split = gpu_test_below(t, T + 1); /* two calls: a range of tokens each */
-    attention_simple(t->gpu, o.gpu, q.gpu, &u.kv_gpu, LAYER, s->bias ? bias.gpu : NULL, &u.rope_gpu, &u.gpu, s->H, 0, split);
-    attention_simple(t->gpu, o.gpu, q.gpu, &u.kv_gpu, LAYER, s->bias ? bias.gpu : NULL, &u.rope_gpu, &u.gpu, s->H, split, T - split);
-    twin_compare(t, name, &o, t->act == DTYPE_F32 ? 1e-5 : t->act == DTYPE_BF16 ? 1e-3 : 2e-4, t->act == DTYPE_F32 ? 1e-5 : 1e-4,
-                 t->act == DTYPE_F32 ? 1e-4 : t->act == DTYPE_BF16 ? 0x1p-6 : 0x1p-9);
+    attention_simple(t->gpu, o.gpu, q.gpu, &u.kv_gpu, LAYER, s->bias ? bias.gpu : NULL, &u.rope_gpu, &u.gpu, s->H, 0,
+                     split);
+    attention_simple(t->gpu, o.gpu, q.gpu, &u.kv_gpu, LAYER, s->bias ? bias.gpu : NULL, &u.rope_gpu, &u.gpu, s->H,
+                     split, T - split);
+    twin_compare(t, name, &o,
+                 t->act == DTYPE_F32    ? 1e-5
+                 : t->act == DTYPE_BF16 ? 1e-3
+                                        : 2e-4,
+                 t->act == DTYPE_F32 ? 1e-5 : 1e-4,
+                 t->act == DTYPE_F32    ? 1e-4
+                 : t->act == DTYPE_BF16 ? 0x1p-6
+                                        : 0x1p-9);
     twin_free(t, &q), twin_free(t, &o), twin_free(t, &bias);
     setup_free(t, &u);
 }
 
-/* ---- all --------------------------------------------------------------------------------------------------------------- */
+/* ---- all --------------------------------------------------------------------------------------------------------- */
 
 static void test_act(struct gpu_test *t) {
     static const struct shape shapes[] = {
@@ -306,7 +326,7 @@ static void test_act(struct gpu_test *t) {
     test_alone(t);
 }
 
-/* ---- time ---------------------------------------------------------------------------------------------------------------- */
+/* ---- time -------------------------------------------------------------------------------------------------------- */
 
 struct timed {
     struct exec *e;
@@ -353,7 +373,8 @@ static void time_all(void) {
                 long_positions = ints(&t, positions, (size_t)T), long_seq_of = ints(&t, seq_of, (size_t)T);
                 long_table = ints(&t, table, 129);
                 o.u.gpu.T = T;
-                o.u.gpu.positions = long_positions.gpu, o.u.gpu.seq_of = long_seq_of.gpu, o.u.gpu.block_table = long_table.gpu;
+                o.u.gpu.positions = long_positions.gpu, o.u.gpu.seq_of = long_seq_of.gpu,
+                o.u.gpu.block_table = long_table.gpu;
             }
             const double row = 56 * 128 * 2;
             o.stride = (size_t)(T * row);

@@ -1,9 +1,10 @@
-/* test_sample.c - sampling and log-probabilities against the CPU twin over random parameters, chi-square against the exact
- * distribution, inputs that must not hurt, and steps that run ahead of each other, in graphs and not. With --time:
- * microseconds at the vocabulary of a 14B model.
+/* test_sample.c - sampling and log-probabilities against the CPU twin over random parameters, chi-square against the
+ * exact distribution, inputs that must not hurt, and steps that run ahead of each other, in graphs and not. With
+ * --time: microseconds at the vocabulary of a 14B model.
  *
- * The twins add up e^z in other formats and have other last bits in their logarithms. So a row may differ where two scores
- * agree to 1e-5, or where top_p ends within 1e-6 of a token's cumulated share; such rows are counted, and few. */
+ * The twins add up e^z in other formats and have other last bits in their logarithms. So a row may differ where two
+ * scores agree to 1e-5, or where top_p ends within 1e-6 of a token's cumulated share; such rows are counted, and
+ * few. */
 #include "gpu_test.h"
 #include "gpu_time.h"
 #include "kernels/noise.h"
@@ -13,7 +14,7 @@
 enum { MAX_V = 152064, MAX_R = 256 };
 static const struct sample_params plain = {.top_p = 1, .repetition = 1};
 
-/* ---- the reference, for rows that differ: everything in one sorted list ------------------------------------------------ */
+/* ---- the reference, for rows that differ: everything in one sorted list ------------------------------------------ */
 
 struct entry {
     float z;
@@ -75,7 +76,7 @@ static bool explained(const float *logits, const struct sample_params *p, int V,
     return fabs(score_a - score_b) < 1e-5 || fabs(share_a - p->top_p) < 1e-6 || fabs(share_b - p->top_p) < 1e-6;
 }
 
-/* ---- rows on both sides ---------------------------------------------------------------------------------------------- */
+/* ---- rows on both sides ------------------------------------------------------------------------------------------ */
 
 struct rows { /* owned */
     int R, V;
@@ -110,7 +111,8 @@ static int some_ids(struct gpu_test *t, int V, int most, int *step) {
 static void random_params(struct gpu_test *t, struct rows *o, int r, bool lists) {
     const int V = o->V;
     struct sample_params p = {.temperature = gpu_test_below(t, 4) ? 0.2f + 0.3f * (float)gpu_test_below(t, 6) : 0,
-                              .top_k = gpu_test_below(t, 2) ? 1 + gpu_test_below(t, gpu_test_below(t, 2) ? V + 3 : 60) : 0,
+                              .top_k =
+                                  gpu_test_below(t, 2) ? 1 + gpu_test_below(t, gpu_test_below(t, 2) ? V + 3 : 60) : 0,
                               .top_p = gpu_test_below(t, 2) ? (float)gpu_test_below(t, 100) / 100 : 1,
                               .min_p = gpu_test_below(t, 3) ? 0 : (float)gpu_test_below(t, 60) / 100,
                               .repetition = 1,
@@ -176,21 +178,25 @@ static void compare_ids(struct gpu_test *t, const char *name, const struct rows 
     for (int r = 0; r < o->R; r++) {
         if (found[r] == want[r]) continue;
         const struct sample_params *p = &o->cpu[r];
-        if (found[r] >= 0 && found[r] < o->V && explained((float *)o->logits.cpu + (size_t)r * o->V, p, o->V, want[r], found[r])) {
+        if (found[r] >= 0 && found[r] < o->V &&
+            explained((float *)o->logits.cpu + (size_t)r * o->V, p, o->V, want[r], found[r])) {
             n_explained++;
             continue;
         }
         if (!n_off++)
-            snprintf(detail, sizeof detail, "row %d: want %d, found %d; T %g, top_k %d, top_p %g, min_p %g, %d allowed, %d biases, "
-                     "%d counts%s", r, want[r], found[r], p->temperature, p->top_k, p->top_p, p->min_p,
-                     p->allowed ? p->n_allowed : -1, p->n_biases, p->n_counts, p->pending ? ", pending" : "");
+            snprintf(detail, sizeof detail,
+                     "row %d: want %d, found %d; T %g, top_k %d, top_p %g, min_p %g, %d allowed, %d biases, "
+                     "%d counts%s",
+                     r, want[r], found[r], p->temperature, p->top_k, p->top_p, p->min_p, p->allowed ? p->n_allowed : -1,
+                     p->n_biases, p->n_counts, p->pending ? ", pending" : "");
     }
     if (exec_finish(t->gpu, err, sizeof err)) n_off++, snprintf(detail, sizeof detail, "%.400s", err);
-    if (!n_off && n_explained) snprintf(detail, sizeof detail, "all but %d of %d rows, which rounding decides", n_explained, o->R);
+    if (!n_off && n_explained)
+        snprintf(detail, sizeof detail, "all but %d of %d rows, which rounding decides", n_explained, o->R);
     gpu_test_verdict(t, !n_off && n_explained <= 2 + o->R / 50, name, detail);
 }
 
-/* ---- against the twin ------------------------------------------------------------------------------------------------ */
+/* ---- against the twin -------------------------------------------------------------------------------------------- */
 
 static void test_random(struct gpu_test *t, int R, int V, bool lists) {
     char name[100];
@@ -217,7 +223,8 @@ static void test_ahead(struct gpu_test *t) {
     for (int s = 0; s < STEPS; s++) {
         steps[s] = rows_new(t, R, V);
         for (int r = 0; r < R; r++) random_params(t, steps[s], r, true);
-        steps[s]->cpu[0].top_p = steps[s]->gpu[0].top_p = 0.5f; /* all steps need all stages, so that they share a graph */
+        steps[s]->cpu[0].top_p = steps[s]->gpu[0].top_p =
+            0.5f; /* all steps need all stages, so that they share a graph */
         steps[s]->cpu[0].temperature = steps[s]->gpu[0].temperature = 1;
         steps[s]->cpu[1].allowed = steps[s]->gpu[1].allowed = steps[s]->allowed + MOST_LISTED;
         steps[s]->cpu[1].n_allowed = steps[s]->gpu[1].n_allowed = 3;
@@ -267,10 +274,19 @@ static void test_strange(struct gpu_test *t) {
                 const int mode = r % 7;
                 float *x = (float *)o->logits.cpu + (size_t)r * V;
                 for (int i = 0; i < V; i++) x[i] = r >= 7 || i % 7 == 3 ? strange[s] : (float)(i % 5);
-                o->cpu[r] = (struct sample_params){.temperature = mode == 0 ? 0 : mode == 6 ? 1e-30f : 0.7f, .seed = 3, .position = r,
-                                                   .top_k = mode == 2 ? 5 : 0, .top_p = mode == 3 ? 0.5f : mode == 6 ? 0 : 1,
-                                                   .min_p = mode == 4 ? 0.2f : 0, .repetition = mode == 5 ? 1.5f : 1,
-                                                   .counts = counts, .n_counts = V > 10 ? 2 : 1};
+                o->cpu[r] = (struct sample_params){.temperature = mode == 0   ? 0
+                                                                  : mode == 6 ? 1e-30f
+                                                                              : 0.7f,
+                                                   .seed = 3,
+                                                   .position = r,
+                                                   .top_k = mode == 2 ? 5 : 0,
+                                                   .top_p = mode == 3   ? 0.5f
+                                                            : mode == 6 ? 0
+                                                                        : 1,
+                                                   .min_p = mode == 4 ? 0.2f : 0,
+                                                   .repetition = mode == 5 ? 1.5f : 1,
+                                                   .counts = counts,
+                                                   .n_counts = V > 10 ? 2 : 1};
                 o->gpu[r] = o->cpu[r];
             }
             twin_upload(t, &o->logits);
@@ -307,13 +323,14 @@ static void test_alone(struct gpu_test *t) {
     rows_free(t, o);
 }
 
-/* ---- chi-square ------------------------------------------------------------------------------------------------------ */
+/* ---- chi-square -------------------------------------------------------------------------------------------------- */
 
 static void test_distribution(struct gpu_test *t, struct sample_params p, const char *what) {
     enum { V = 64, ROWS = 250, DRAWS = 240 * ROWS };
     struct twin logits = twin_poison(t, DTYPE_F32, (size_t)ROWS * V), ids = twin_poison(t, DTYPE_I32, ROWS);
     struct entry list[V];
-    for (int i = 0; i < ROWS * V; i++) ((float *)logits.cpu)[i] = i < V ? 4 * gpu_test_value(t) : ((float *)logits.cpu)[i - V];
+    for (int i = 0; i < ROWS * V; i++)
+        ((float *)logits.cpu)[i] = i < V ? 4 * gpu_test_value(t) : ((float *)logits.cpu)[i - V];
     twin_upload(t, &logits);
     int n = sorted(list, logits.cpu, &p, V), m = n, count[V] = {0};
     if (p.min_p > 0)
@@ -346,8 +363,8 @@ static void test_distribution(struct gpu_test *t, struct sample_params p, const 
     const double limit = classes - 1 + 5 * sqrt(2.0 * (classes - 1)) + 1e-9;
     char name[100], detail[200];
     snprintf(name, sizeof name, "distribution, %s", what);
-    snprintf(detail, sizeof detail, "chi-square %.1f (limit %.1f) for %d classes, %d draws outside the kept set", chi, limit,
-             classes, DRAWS - seen);
+    snprintf(detail, sizeof detail, "chi-square %.1f (limit %.1f) for %d classes, %d draws outside the kept set", chi,
+             limit, classes, DRAWS - seen);
     gpu_test_verdict(t, chi < limit && seen == DRAWS, name, detail);
     twin_free(t, &logits), twin_free(t, &ids);
 }
@@ -367,7 +384,7 @@ static void test_distributions(struct gpu_test *t) {
     test_distribution(t, p, "all of them");
 }
 
-/* ---- log-probabilities ----------------------------------------------------------------------------------------------- */
+/* ---- log-probabilities ------------------------------------------------------------------------------------------- */
 
 static void test_logprobs(struct gpu_test *t, int R, int V, int most_top) {
     char name[100], detail[300] = "all agree", err[ERR_BYTES];
@@ -397,8 +414,9 @@ static void test_logprobs(struct gpu_test *t, int R, int V, int most_top) {
              (isnan(a->logprob) && isnan(b->logprob))))
             continue;
         if (!n_off++)
-            snprintf(detail, sizeof detail, "row %zu, entry %zu of %d: want %d %g #%d, found %d %g #%d", i / (size_t)stride,
-                     i % (size_t)stride, n_top[i / (size_t)stride], a->id, a->logprob, a->rank, b->id, b->logprob, b->rank);
+            snprintf(detail, sizeof detail, "row %zu, entry %zu of %d: want %d %g #%d, found %d %g #%d",
+                     i / (size_t)stride, i % (size_t)stride, n_top[i / (size_t)stride], a->id, a->logprob, a->rank,
+                     b->id, b->logprob, b->rank);
     }
     if (exec_finish(t->gpu, err, sizeof err)) n_off++, snprintf(detail, sizeof detail, "%.250s", err);
     snprintf(name, sizeof name, "token_logprobs, R %d, V %d, up to %d", R, V, most);
@@ -408,7 +426,7 @@ static void test_logprobs(struct gpu_test *t, int R, int V, int most_top) {
     rows_free(t, o);
 }
 
-/* ---- time ---------------------------------------------------------------------------------------------------------------- */
+/* ---- time -------------------------------------------------------------------------------------------------------- */
 
 struct timed {
     struct exec *e;
@@ -429,7 +447,8 @@ static void time_logprobs(void *arg, int i) {
     struct timed *o = arg;
     int n_top[MAX_R];
     for (int r = 0; r < o->R; r++) n_top[r] = 20;
-    token_logprobs(o->e, o->out, 21, o->logits + (size_t)(i % o->copies) * o->R * TIME_V, o->targets, n_top, o->R, TIME_V);
+    token_logprobs(o->e, o->out, 21, o->logits + (size_t)(i % o->copies) * o->R * TIME_V, o->targets, n_top, o->R,
+                   TIME_V);
 }
 
 static void time_all(void) {
@@ -437,8 +456,11 @@ static void time_all(void) {
     static struct token_count counts[1000];
     struct gpu_test t = {.seed = 1};
     gpu_test_open(&t, DTYPE_F32, (struct exec_options){.max_rows = MAX_R, .vocab = MAX_V});
-    struct timed o = {.e = t.gpu, .logits = exec_alloc(t.gpu, (size_t)TIME_COPIES * TIME_V * 4), .ids = exec_alloc(t.gpu, 4096),
-                      .targets = exec_alloc(t.gpu, 4096), .out = exec_alloc(t.gpu, MAX_R * 21 * sizeof *o.out)};
+    struct timed o = {.e = t.gpu,
+                      .logits = exec_alloc(t.gpu, (size_t)TIME_COPIES * TIME_V * 4),
+                      .ids = exec_alloc(t.gpu, 4096),
+                      .targets = exec_alloc(t.gpu, 4096),
+                      .out = exec_alloc(t.gpu, MAX_R * 21 * sizeof *o.out)};
     float *one = malloc(2 * TIME_V * sizeof *one);
     for (int i = 0; i < TIME_V; i++) { /* about normal, a few far out: as a model's */
         float sum = 0;
@@ -498,7 +520,8 @@ int main(int argc, char **argv) {
     if (!quick) test_random(&t, 160, MAX_V, true); /* more than the workspace has views for */
     test_strange(&t);
     if (!quick) test_ahead(&t), test_alone(&t), test_distributions(&t);
-    for (int i = 0; i < n_sizes; i++) test_logprobs(&t, quick ? 5 : sizes[i] < 5000 ? 33 : 7, sizes[i], i % 2 ? 20 : 1000);
+    for (int i = 0; i < n_sizes; i++)
+        test_logprobs(&t, quick ? 5 : sizes[i] < 5000 ? 33 : 7, sizes[i], i % 2 ? 20 : 1000);
     gpu_test_close(&t);
     return gpu_test_end(&t);
 }
