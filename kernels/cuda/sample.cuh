@@ -267,7 +267,9 @@ static inline void launch_clusters_(struct exec *e, const char *op, const char *
     config.stream = cuda_of(e)->stream;
     config.attrs = attributes;
     config.numAttrs = n_ranks > 1 ? 2 : 0;
-    cudaError_t status = cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...);
+    cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                              cudaSharedmemCarveoutMaxShared);
+    if (status == cudaSuccess) status = cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...);
     if (status != cudaSuccess) exec__fail(e, op, file, line, cudaGetErrorString(status));
 }
 #define launch_clusters(e, kernel, grid, block, n_ranks, ...)                                                          \
