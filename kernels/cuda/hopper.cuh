@@ -89,6 +89,14 @@ __device__ static inline void named_barrier_arrive(int id, int n_threads) {
     asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(n_threads) : "memory");
 }
 
+/* Four 8x8 matrices of 16-bit elements, transposed: lane l gives the address of line l % 8 of matrix l / 8 and holds of
+ * matrix i, in m_i, the pair of lines 2 (l % 4) and the next at element l / 4. */
+__device__ static inline void store_matrices_transposed(uint32_t to, uint32_t m0, uint32_t m1, uint32_t m2, uint32_t m3) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(m0), "r"(m1),
+                 "r"(m2), "r"(m3)
+                 : "memory");
+}
+
 /* Makes this thread's stores to shared memory visible to TMA and wgmma, once a barrier of threads follows. */
 __device__ static inline void fence_async(void) { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
@@ -115,6 +123,42 @@ __device__ static inline void tma_load_4d(uint32_t to, const CUtensorMap *map, u
                  : "memory");
 }
 
+/* The same box to the same place in every thread block of the cluster that has its bit in `blocks`, counting on the
+ * barrier at the same place of each. */
+__device__ static inline void tma_load_2d_multicast(uint32_t to, const CUtensorMap *map, uint32_t barrier, uint16_t blocks,
+                                                    int x, int y) {
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster "
+                 "[%0], [%1, {%4, %5}], [%2], %3;" ::"r"(to), "l"(map), "r"(barrier), "h"(blocks), "r"(x), "r"(y)
+                 : "memory");
+}
+
+/* ---- clusters of thread blocks ------------------------------------------------------------------------------------------ */
+
+__device__ static inline uint32_t cluster_rank(void) {
+    uint32_t rank;
+    asm("mov.u32 %0, %cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+/* A barrier of all threads of the cluster; orders their accesses to each other's shared memory. */
+__device__ static inline void cluster_sync(void) {
+    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+/* What lies at `address` in this block's shared memory, in that of block `rank`. */
+__device__ static inline uint32_t cluster_address(uint32_t address, uint32_t rank) {
+    uint32_t remote;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(rank));
+    return remote;
+}
+/* Arrives at another block's barrier. Releases this block's accesses only, which is enough to say that reads are done:
+ * with the scope of the cluster it would be a fence of more than a thousand cycles. */
+__device__ static inline void cluster_arrive_at(uint32_t remote_barrier) {
+    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(remote_barrier) : "memory");
+}
+__device__ static inline void cluster_store(uint32_t remote, float a, float b, float c, float d) {
+    asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(remote), "f"(a), "f"(b), "f"(c), "f"(d)
+                 : "memory");
+}
+
 /* ---- registers between roles ------------------------------------------------------------------------------------------ */
 
 /* By all warps of a warpgroup; N is a multiple of 8. The kernel has __launch_bounds__(threads, 1). */
@@ -137,7 +181,9 @@ __device__ static inline uint64_t wgmma_operand(uint32_t address, uint32_t leadi
            (address & 0x3ffff) >> 4;
 }
 /* The same operand `bytes` further on (within the 256 KB that a descriptor can name). */
-__device__ static inline uint64_t wgmma_advance(uint64_t operand, uint32_t bytes) { return operand + (bytes >> 4); }
+__device__ static inline uint64_t wgmma_advance(uint64_t operand, uint32_t bytes) {
+    return (operand & 0xffffffff00000000u) | ((uint32_t)operand + (bytes >> 4)); /* half an addition of 64 bits */
+}
 
 /* Before the first wgmma, and again after registers that one of the next uses were written. */
 __device__ static inline void wgmma_fence(void) { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
@@ -220,6 +266,59 @@ __device__ static inline void wgmma_rs(float (&d)[32], uint32_t a0, uint32_t a1,
         WGMMA_RS("m64n64k16", "f16", WGMMA_D32, "%32, %33, %34, %35", "%36", "%37", "%38", WGMMA_F32(d, 0));
     else
         WGMMA_RS("m64n64k16", "bf16", WGMMA_D32, "%32, %33, %34, %35", "%36", "%37", "%38", WGMMA_F32(d, 0));
+}
+
+/* wgmma_rs of f16 with both operands' lines along k, in more widths: N is twice the elements of d. */
+#define WGMMA_R48                                                                                                      \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                           \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                                 \
+    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+#define WGMMA_R64                                                                                                      \
+    WGMMA_R48 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define WGMMA_R80                                                                                                      \
+    WGMMA_R64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"
+#define WGMMA_R88                                                                                                      \
+    WGMMA_R80 ", %80, %81, %82, %83, %84, %85, %86, %87"
+#define WGMMA_R96                                                                                                      \
+    WGMMA_R80 ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define WGMMA_R112                                                                                                     \
+    WGMMA_R96 ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111"
+#define WGMMA_R128                                                                                                     \
+    WGMMA_R112 ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+__device__ static inline void wgmma_rs_f16(float (&d)[48], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                           uint64_t b_operand, int accumulate) {
+    constexpr int ALONG_N = 0;
+    WGMMA_RS("m64n96k16", "f16", "{" WGMMA_R48 "}", "%48, %49, %50, %51", "%52", "%53", "%54",
+             WGMMA_F32(d, 0), WGMMA_F8(d, 32), WGMMA_F8(d, 40));
+}
+__device__ static inline void wgmma_rs_f16(float (&d)[80], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                           uint64_t b_operand, int accumulate) {
+    constexpr int ALONG_N = 0;
+    WGMMA_RS("m64n160k16", "f16", "{" WGMMA_R80 "}", "%80, %81, %82, %83", "%84", "%85", "%86",
+             WGMMA_F32(d, 0), WGMMA_F32(d, 32), WGMMA_F8(d, 64), WGMMA_F8(d, 72));
+}
+__device__ static inline void wgmma_rs_f16(float (&d)[88], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                           uint64_t b_operand, int accumulate) {
+    constexpr int ALONG_N = 0;
+    WGMMA_RS("m64n176k16", "f16", "{" WGMMA_R88 "}", "%88, %89, %90, %91", "%92", "%93", "%94",
+             WGMMA_F32(d, 0), WGMMA_F32(d, 32), WGMMA_F8(d, 64), WGMMA_F8(d, 72), WGMMA_F8(d, 80));
+}
+__device__ static inline void wgmma_rs_f16(float (&d)[96], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                           uint64_t b_operand, int accumulate) {
+    constexpr int ALONG_N = 0;
+    WGMMA_RS("m64n192k16", "f16", "{" WGMMA_R96 "}", "%96, %97, %98, %99", "%100", "%101", "%102",
+             WGMMA_F32(d, 0), WGMMA_F32(d, 32), WGMMA_F32(d, 64));
+}
+__device__ static inline void wgmma_rs_f16(float (&d)[128], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                           uint64_t b_operand, int accumulate) {
+    constexpr int ALONG_N = 0;
+    WGMMA_RS("m64n256k16", "f16", "{" WGMMA_R128 "}", "%128, %129, %130, %131", "%132", "%133", "%134",
+             WGMMA_F32(d, 0), WGMMA_F32(d, 32), WGMMA_F32(d, 64), WGMMA_F32(d, 96));
+}
+template <int N>
+__device__ static inline void wgmma_rs_f16(float (&d)[N], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                           uint64_t b_operand, int accumulate) {
+    wgmma_rs<__half, 0>(d, a0, a1, a2, a3, b_operand, accumulate);
 }
 
 #endif
