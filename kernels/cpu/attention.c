@@ -239,7 +239,7 @@ static void run_unit(const struct unit *u, struct workspace *w, bool matrix) {
     }
 #endif
     (void)matrix;
-    if (u->n_rows <= FEW_ROWS) {
+    if (u->n_rows <= FEW_ROWS && !u->op->k_bias) {
         CPU(attention_few_begin)(u, w);
         for (int first = 0; first < n_all; first += SPLIT) {
             int n = n_all - first < SPLIT ? n_all - first : SPLIT;
