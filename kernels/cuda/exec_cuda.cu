@@ -83,8 +83,9 @@ static int open_cuda(struct exec *e, char *err, size_t err_bytes) {
     for (int i = 0; i < EXEC_SLOTS; i++) CUDA_TRY(e, cudaEventCreate(&s->slots[i]));
     CUDA_TRY(e, cudaMalloc(&s->workspace, WORKSPACE_BYTES));
     s->workspace_bytes = WORKSPACE_BYTES;
-    CUDA_TRY(e, cudaMalloc((void **)&s->tickets, CUDA_TICKETS * sizeof *s->tickets));
-    if (s->tickets) CUDA_TRY(e, cudaMemset(s->tickets, 0, CUDA_TICKETS * sizeof *s->tickets));
+    CUDA_TRY(e, cudaMalloc((void **)&s->tickets, (CUDA_TICKETS + CUDA_CLAIMS) * sizeof *s->tickets));
+    if (s->tickets) CUDA_TRY(e, cudaMemset(s->tickets, 0, (CUDA_TICKETS + CUDA_CLAIMS) * sizeof *s->tickets));
+    s->claims = s->tickets + CUDA_TICKETS;
     if (e->failed) {
         e->failed = false;
         return fail(err, err_bytes, STATUS_DEVICE, "the GPU cannot be opened: %s", e->failure);

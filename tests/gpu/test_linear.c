@@ -100,7 +100,8 @@ static const int tokens[] = {1, 2, 3, 7, 8, 9, 15, 16, 17, 33, 64, 65, 130};
 static void check_sizes(struct gpu_test *t) {
     static const struct {
         int rows, cols;
-    } sizes[] = {{1, 1}, {2, 8}, {7, 3}, {16, 64}, {130, 72}, {258, 1000}, {1022, 520}, {2049, 328}, {2560, 2048}, {4352, 1096}};
+    } sizes[] = {{1, 1}, {2, 8}, {7, 3}, {16, 64}, {130, 72}, {258, 1000}, {1022, 520}, {2049, 328}, {2560, 2048}, {4352, 1096},
+                 {7, 64}, {130, 320}, {1022, 576}, {2049, 1088}, {9002, 448}, {300, 13120}};
     const int n = t->act == DTYPE_F32 ? 7 : N_OF(sizes);
     for (int i = 0; i < n; i++) {
         const int rows = sizes[i].rows, cols = sizes[i].cols;
