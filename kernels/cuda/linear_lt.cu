@@ -51,8 +51,8 @@ static cudaDataType_t type_of(enum dtype dtype) {
     return dtype == DTYPE_BF16 ? CUDA_R_16BF : dtype == DTYPE_F16 ? CUDA_R_16F : CUDA_R_32F;
 }
 
-/* T itself below 16, where kernels differ most, else rounded up to 16, 24, 32, 48, 64, 96, ..: a plan for so many tokens
- * serves somewhat smaller numbers well. */
+/* T itself below 16, where kernels differ most, else rounded up to 16, 24, 32, 48, 64, 96, ..: a plan for so many
+ * tokens serves somewhat smaller numbers well. */
 static int bucket_of(int T) {
     if (T < 16) return T;
     int b = 16;
@@ -91,15 +91,17 @@ static bool make_plan(struct cuda_lt *lt, struct plan *plan, struct product *p) 
     cublasLtMatmulHeuristicResult_t result;
     int n = 0;
     cublasStatus_t s = cublasLtMatmulPreferenceInit(&preference);
-    if (!s) s = cublasLtMatmulPreferenceSetAttribute(&preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes, sizeof bytes);
-    if (!s) s = cublasLtMatmulPreferenceSetAttribute(&preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &reductions,
-                                                     sizeof reductions);
+    if (!s) s = cublasLtMatmulPreferenceSetAttribute(&preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes,
+                                                     sizeof bytes);
+    if (!s) s = cublasLtMatmulPreferenceSetAttribute(&preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                                                     &reductions, sizeof reductions);
     const cublasLtMatmulPreferenceAttributes_t pointers[] = {
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
     for (int i = 0; i < 4 && !s; i++)
         s = cublasLtMatmulPreferenceSetAttribute(&preference, pointers[i], &alignment, sizeof alignment);
-    if (!s) s = cublasLtMatmulAlgoGetHeuristic(lt->handle, &p->op, &p->w, &p->x, &p->y, &p->y, &preference, 1, &result, &n);
+    if (!s) s = cublasLtMatmulAlgoGetHeuristic(lt->handle, &p->op, &p->w, &p->x, &p->y, &p->y, &preference, 1, &result,
+                                               &n);
     if (s || n < 1 || result.state) return false;
     plan->algo = result.algo;
     return true;
@@ -110,8 +112,8 @@ static const struct plan *find_plan(struct exec *e, const struct linear_args *a,
     const int T = bucket_of(a->T);
     for (int i = 0; i < lt->n_plans; i++) {
         const struct plan *p = &lt->plans[i];
-        if (p->rows == a->w->rows && p->cols == a->w->cols && p->T == T && p->epilogue == a->epilogue && p->bias == !!a->bias)
-            return p;
+        const bool same_shape = p->rows == a->w->rows && p->cols == a->w->cols && p->T == T;
+        if (same_shape && p->epilogue == a->epilogue && p->bias == !!a->bias) return p;
     }
     if (!lt->handle && cublasLtCreate(&lt->handle)) {
         lt->handle = NULL;
@@ -132,8 +134,9 @@ static cublasStatus_t multiply(struct exec *e, const struct plan *plan, const st
     const float one = 1, zero = 0;
     cublasStatus_t status = describe(e, &p, a, a->T, stride);
     if (status) return status;
-    return cublasLtMatmul(s->lt->handle, &p.op, &one, a->w->data, &p.w, a->x, &p.x, a->epilogue == EPILOGUE_ADD ? &one : &zero,
-                          a->y, &p.y, a->y, &p.y, &plan->algo, s->workspace, LT_WORKSPACE_BYTES, s->stream);
+    const float *beta = a->epilogue == EPILOGUE_ADD ? &one : &zero;
+    return cublasLtMatmul(s->lt->handle, &p.op, &one, a->w->data, &p.w, a->x, &p.x, beta, a->y, &p.y, a->y, &p.y,
+                          &plan->algo, s->workspace, LT_WORKSPACE_BYTES, s->stream);
 }
 
 bool cuda__linear_lt_strided(struct exec *e, const struct linear_args *a, int stride) {

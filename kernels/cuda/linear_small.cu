@@ -5,15 +5,16 @@
  *
  * One thread block per SM, whose last warp feeds a ring of stages by TMA while the others compute: a stage holds R rows
  * of w (SILU_MUL: R of gate and R of up) and KB lines of 64 k, box [KB, R, 64], swizzled. The ring is filled before
- * pdl_wait(), as only weights go in: memory works while the predecessor drains. x lies in shared memory as [K / 64, T, 64]
- * in the same swizzle, or travels in the ring where it is too large.
+ * pdl_wait(), as only weights go in: memory works while the predecessor drains. x lies in shared memory as
+ * [K / 64, T, 64] in the same swizzle, or travels in the ring where it is too large.
  *
  * Warp w of the eight computes lines w, w + 8, ... of k for all rows. w is the operand A of mma.m16n8k16 (16 rows), the
- * tokens are its columns. Lane (g, c) takes chunks 2c and 2c + 1 (16 bytes, 8 k) of row g's line and of token g's: which
- * k an MMA calls its i-th does not matter, so long as both operands agree.
+ * tokens are its columns. Lane (g, c) takes chunks 2c and 2c + 1 (16 bytes, 8 k) of row g's line and of token g's:
+ * which k an MMA calls its i-th does not matter, so long as both operands agree.
  *
- * Blocks of R rows: one per SM where that is all, else SMs that are through with theirs claim the next by a counter; SMs
- * do not get equal shares of the bandwidth, so equal work would wait for the slowest. Who computes a row changes no bit.
+ * Blocks of R rows: one per SM where that is all, else SMs that are through with theirs claim the next by a counter;
+ * SMs do not get equal shares of the bandwidth, so equal work would wait for the slowest. Who computes a row changes no
+ * bit.
  *
  * Order: fp32; within a warp by line, chunks 2c and 2c + 1 in two sums; then warps in turn. It depends on K alone, so a
  * row has the same bits whatever T <= 16 is. Bytes: w once, x once per block of rows (from the L2). */
@@ -72,7 +73,8 @@ __device__ static inline int swizzled(int line, int chunk) { return line * LINE 
 
 /* d += a b, m16n8k16. */
 template <typename A>
-__device__ static inline void mma(float d[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1);
+__device__ static inline void mma(float d[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
+                                  uint32_t b1);
 #define MMA(A, name)                                                                                                   \
     template <>                                                                                                        \
     __device__ inline void mma<A>(float d[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,         \
@@ -167,7 +169,7 @@ __device__ static inline float fold(const float *from, int stride) {
 
 #endif
 
-/* Grid: SMs, at most one per block of rows. NT: groups of 8 tokens; KB: lines of a stage; TILES of 16 rows hold a block. */
+/* Grid: SMs, at most one per block of rows. NT: groups of 8 tokens; KB: lines of a stage; TILES of 16 rows: a block. */
 template <typename A, int NT, int KB, int TILES, int BLOCKS_PER_SM>
 __global__ static void __launch_bounds__(THREADS, BLOCKS_PER_SM) dense_small(const __grid_constant__ struct dense d) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -205,8 +207,8 @@ __global__ static void __launch_bounds__(THREADS, BLOCKS_PER_SM) dense_small(con
 
     const int n_lines = d.cols / LINE_K, n_kc = (n_lines + KB - 1) / KB;
     const int box_bytes = R * KB * LINE, n_halves = d.n_boxes * R / 8;
-    int half_at[2 * TILES]; /* this lane's row of each half tile of 8 rows, in this warp's first line; the last one again
-                               where there is none */
+    /* This lane's row of each half tile of 8 rows, in this warp's first line; past the last, that one. */
+    int half_at[2 * TILES];
 #pragma unroll
     for (int m = 0; m < 2 * TILES; m++) {
         const int half = min(m, n_halves - 1), box = half >= R / 8;
@@ -225,7 +227,8 @@ __global__ static void __launch_bounds__(THREADS, BLOCKS_PER_SM) dense_small(con
         const int id = control->ids[stage];
         if (id < 0) break;
         const int first = id * R, n_out = min(R, d.n_outputs - first);
-        const int e_tid = (tid + 32 * block) % CONSUMERS, out_row = e_tid % ROWS, out_t = e_tid / ROWS; /* warps take turns */
+        const int e_tid = (tid + 32 * block) % CONSUMERS; /* warps take turns at storing */
+        const int out_row = e_tid % ROWS, out_t = e_tid / ROWS;
         A old[NT * N_OUT]; /* the residual, on its way while the sums are made */
         if (d.epilogue == EPILOGUE_ADD) {
 #pragma unroll
@@ -295,7 +298,8 @@ __global__ static void __launch_bounds__(THREADS, BLOCKS_PER_SM) dense_small(con
                 const float *from = red + t8 * WARPS * STRIDE + out_row;
                 const float sum = fold(from, STRIDE);
                 A *y = (A *)d.y + (size_t)t * d.n_outputs + row;
-                if (d.epilogue == EPILOGUE_STORE) *y = to_act<A>(d.bias ? sum + to_float(((const A *)d.bias)[row]) : sum);
+                const float bias = d.bias ? to_float(((const A *)d.bias)[row]) : 0;
+                if (d.epilogue == EPILOGUE_STORE) *y = to_act<A>(sum + bias);
                 else if (d.epilogue == EPILOGUE_F32) ((float *)d.y)[(size_t)t * d.n_outputs + row] = sum;
                 else if (d.epilogue == EPILOGUE_ADD) *y = to_act<A>(to_float(old[n * N_OUT + i]) + round_to<A>(sum));
                 else *y = to_act<A>(round_to<A>(silu<A>(round_to<A>(sum))) * round_to<A>(fold(from + R, STRIDE)));
@@ -349,8 +353,9 @@ template <typename A> static bool launch(struct exec *e, const struct linear_arg
     const cuuint64_t pitch = (cuuint64_t)w->cols * sizeof(A), n_lines = (cuuint64_t)w->cols / LINE_K;
     const cuuint64_t w_dims[] = {LINE_K, (cuuint64_t)w->rows, n_lines}, x_dims[] = {LINE_K, (cuuint64_t)l->T, n_lines};
     const cuuint64_t strides[] = {pitch, LINE};
-    const cuuint32_t w_box[] = {LINE_K, (cuuint32_t)d.box_rows, (cuuint32_t)KB}, x_box[] = {LINE_K, (cuuint32_t)l->T, (cuuint32_t)KB};
-    if (!tensor_map(e, &d.w_map, sizeof(A), 3, w->data, w_dims, strides, w_box)) return true; /* the failure is latched */
+    const cuuint32_t w_box[] = {LINE_K, (cuuint32_t)d.box_rows, (cuuint32_t)KB};
+    const cuuint32_t x_box[] = {LINE_K, (cuuint32_t)l->T, (cuuint32_t)KB};
+    if (!tensor_map(e, &d.w_map, sizeof(A), 3, w->data, w_dims, strides, w_box)) return true; /* it is latched */
     if (!tensor_map(e, &d.x_map, sizeof(A), 3, l->x, x_dims, strides, x_box)) return true;
 #define LAUNCH(...)                                                                                                    \
     do {                                                                                                               \
@@ -367,7 +372,8 @@ template <typename A> static bool launch(struct exec *e, const struct linear_arg
 
 bool cuda__dense_small(struct exec *e, const struct linear_args *a) {
     const struct matrix *w = a->w;
-    if (!cuda_of(e)->hopper || w->format != MATRIX_DENSE || w->dtype != e->options.dtype || w->cols % LINE_K) return false;
+    if (!cuda_of(e)->hopper || w->format != MATRIX_DENSE || w->dtype != e->options.dtype) return false;
+    if (w->cols % LINE_K) return false;
     if (a->T > (a->norm ? NORM_TOKENS : MAX_TOKENS)) return false;
     if (w->dtype == DTYPE_BF16) return launch<__nv_bfloat16>(e, a);
     if (w->dtype == DTYPE_F16) return launch<__half>(e, a);

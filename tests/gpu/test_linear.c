@@ -2,17 +2,17 @@
  *
  *     gpu_test_linear [seed]            correctness: awkward and real sizes, all epilogues, bf16, f16 and f32
  *     gpu_test_linear [seed] --time     each matrix of the Qwen models by T, beside cuBLASLt and the read bandwidth
- *     gpu_test_linear [seed] --chain    whole layers' linears at few tokens in one graph, beside the time of their bytes */
+ *     gpu_test_linear [seed] --chain    whole layers' linears at few tokens in a graph, beside their bytes' time */
 #include "kernels/probe.h"
 #include "tests/gpu/gpu_test.h"
 
-static const char *const op_names[] = {"linear", "linear+bias", "linear_f32", "linear_add", "norm_linear", "norm_linear+bias",
-                                       "norm_linear_silu_mul"};
+static const char *const op_names[] = {"linear",      "linear+bias",      "linear_f32",          "linear_add",
+                                       "norm_linear", "norm_linear+bias", "norm_linear_silu_mul"};
 enum op { LINEAR, LINEAR_BIAS, LINEAR_F32, LINEAR_ADD, NORM_LINEAR, NORM_LINEAR_BIAS, NORM_LINEAR_SILU_MUL, N_OPS };
 
 static const float EPS = 1e-6f;
 
-/* ---- one case -------------------------------------------------------------------------------------------------------- */
+/* ---- one case ---------------------------------------------------------------------------------------------------- */
 
 /* Random on both sides by the backends' own generator: large weights would take long otherwise. */
 static struct twin filled(struct gpu_test *t, enum dtype dtype, size_t n, float spread) {
@@ -34,7 +34,8 @@ struct operands {
 static void call(struct gpu_test *t, const struct operands *o, enum op op, int T, bool gpu) {
     struct exec *e = gpu ? t->gpu : t->cpu;
 #define SIDE(a) (gpu ? o->a.gpu : o->a.cpu)
-    const struct matrix w = {.format = MATRIX_DENSE, .dtype = t->act, .rows = o->rows, .cols = o->cols, .data = SIDE(w)};
+    const struct matrix w = {
+        .format = MATRIX_DENSE, .dtype = t->act, .rows = o->rows, .cols = o->cols, .data = SIDE(w)};
     switch (op) {
     case LINEAR: linear(e, SIDE(y), SIDE(x), &w, NULL, T); break;
     case LINEAR_BIAS: linear(e, SIDE(y), SIDE(x), &w, SIDE(bias), T); break;
@@ -62,7 +63,8 @@ static void make_operands(struct gpu_test *t, struct operands *o, enum op op, in
     o->scratch_x = twin_poison(t, t->act, (size_t)T * (size_t)cols);
     o->scratch_y = twin_poison(t, t->act, (size_t)T * (size_t)rows);
     const size_t n = outputs(o, op, T);
-    o->y = op == LINEAR_ADD ? twin_random(t, t->act, n, 0, 1) : twin_poison(t, op == LINEAR_F32 ? DTYPE_F32 : t->act, n);
+    if (op == LINEAR_ADD) o->y = twin_random(t, t->act, n, 0, 1);
+    else o->y = twin_poison(t, op == LINEAR_F32 ? DTYPE_F32 : t->act, n);
 }
 
 static void free_operands(struct gpu_test *t, struct operands *o) {
@@ -87,12 +89,13 @@ static void check(struct gpu_test *t, enum op op, const struct twin *w, int rows
      * intermediate was rounded the other way. */
     const double ulp = t->act == DTYPE_BF16 ? 0x1p-8 : t->act == DTYPE_F16 ? 0x1p-11 : 0x1p-20;
     const double exact = op == LINEAR_F32 && t->act != DTYPE_F32 ? 0x1p-16 : ulp;
-    twin_compare(t, name, &o.y, op == LINEAR_ADD ? 2 * exact : exact, 4 * exact, 4 * exact); /* one rounding more, or not */
+    const double rms = op == LINEAR_ADD ? 2 * exact : exact; /* one rounding more, or not */
+    twin_compare(t, name, &o.y, rms, 4 * exact, 4 * exact);
     if (graph) exec_graph_close(t->gpu, graph);
     free_operands(t, &o);
 }
 
-/* ---- correctness ----------------------------------------------------------------------------------------------------- */
+/* ---- correctness ------------------------------------------------------------------------------------------------- */
 
 static const int tokens[] = {1, 2, 3, 7, 8, 9, 15, 16, 17, 33, 64, 65, 130};
 #define N_OF(a) ((int)(sizeof(a) / sizeof(a)[0]))
@@ -100,8 +103,8 @@ static const int tokens[] = {1, 2, 3, 7, 8, 9, 15, 16, 17, 33, 64, 65, 130};
 static void check_sizes(struct gpu_test *t) {
     static const struct {
         int rows, cols;
-    } sizes[] = {{1, 1}, {2, 8}, {7, 3}, {16, 64}, {130, 72}, {258, 1000}, {1022, 520}, {2049, 328}, {2560, 2048}, {4352, 1096},
-                 {7, 64}, {130, 320}, {1022, 576}, {2049, 1088}, {9002, 448}, {300, 13120}};
+    } sizes[] = {{1, 1},       {2, 8},       {7, 3},  {16, 64},   {130, 72},   {258, 1000},  {1022, 520}, {2049, 328},
+                 {2560, 2048}, {4352, 1096}, {7, 64}, {130, 320}, {1022, 576}, {2049, 1088}, {9002, 448}, {300, 13120}};
     const int n = t->act == DTYPE_F32 ? 7 : N_OF(sizes);
     for (int i = 0; i < n; i++) {
         const int rows = sizes[i].rows, cols = sizes[i].cols;
@@ -139,8 +142,8 @@ static void check_models(struct gpu_test *t) {
     }
 }
 
-/* Row 0 of T tokens has the bits that it has alone, as far as one kernel serves both; a norm gives the bits of a pass of
- * its own. */
+/* Row 0 of T tokens has the bits that it has alone, as far as one kernel serves both; a norm gives the bits of a pass
+ * of its own. */
 static void check_bits(struct gpu_test *t, int rows, int cols) {
     enum { MAX_T = 130 };
     const size_t row_bytes = (size_t)rows * dtype_bytes(t->act);
@@ -159,8 +162,8 @@ static void check_bits(struct gpu_test *t, int rows, int cols) {
         if (equal && !first_differs) last_equal = tokens[i];
         if (!equal && !first_differs) first_differs = tokens[i];
     }
-    snprintf(detail, sizeof detail, "%d x %d: the bits of T 1 up to T %d, others from T %d (0: never)", rows, cols, last_equal,
-             first_differs);
+    snprintf(detail, sizeof detail, "%d x %d: the bits of T 1 up to T %d, others from T %d (0: never)", rows, cols,
+             last_equal, first_differs);
     gpu_test_verdict(t, last_equal >= 8, "a row alone and among others", detail);
 
     const struct matrix m = {.format = MATRIX_DENSE, .dtype = t->act, .rows = rows, .cols = cols, .data = w.gpu};
@@ -181,7 +184,7 @@ static void check_bits(struct gpu_test *t, int rows, int cols) {
     free(among);
 }
 
-/* ---- times ----------------------------------------------------------------------------------------------------------- */
+/* ---- times ------------------------------------------------------------------------------------------------------- */
 
 enum { N_REPEATS = 7 };
 
@@ -233,15 +236,16 @@ static double read_bandwidth(struct gpu_test *t, const struct arena *a) {
     return (double)a->bytes / seconds;
 }
 
-static double time_linear(struct gpu_test *t, struct arena *a, void *y, const void *x, int rows, int cols, int T, bool f32,
-                          bool library) {
+static double time_linear(struct gpu_test *t, struct arena *a, void *y, const void *x, int rows, int cols, int T,
+                          bool f32, bool library) {
     const size_t bytes = (size_t)rows * (size_t)cols * 2;
     int n = (int)(((size_t)1 << 30) / bytes);
     n = n < 5 ? 5 : n > 100 ? 100 : n;
     a->used = 0;
     exec_graph_begin(t->gpu);
     for (int i = 0; i < n; i++) {
-        const struct matrix w = {.format = MATRIX_DENSE, .dtype = t->act, .rows = rows, .cols = cols, .data = cut(a, bytes)};
+        const struct matrix w = {
+            .format = MATRIX_DENSE, .dtype = t->act, .rows = rows, .cols = cols, .data = cut(a, bytes)};
         if (library) probe_library_linear(t->gpu, y, x, &w, T);
         else if (f32) linear_f32(t->gpu, y, x, &w, T);
         else linear(t->gpu, y, x, &w, NULL, T);
@@ -278,8 +282,9 @@ static void time_matrices(struct gpu_test *t, struct arena *a) {
                 const double us = 1e6 * time_linear(t, a, y, x, m[j].rows, m[j].cols, Ts[k], j == 4, false);
                 const double library = 1e6 * time_linear(t, a, y, x, m[j].rows, m[j].cols, Ts[k], j == 4, true);
                 const double gb = (double)m[j].rows * m[j].cols * 2e-9;
-                printf("%-10s %-7s T %4d %6d x %-5d %8.2f us %5.0f GB/s %5.1f%%  cuBLASLt %8.2f us, %.2fx\n", s->name, m[j].name,
-                       Ts[k], m[j].rows, m[j].cols, us, gb / us * 1e6, 100 * gb / us * 1e15 / bandwidth, library, library / us);
+                printf("%-10s %-7s T %4d %6d x %-5d %8.2f us %5.0f GB/s %5.1f%%  cuBLASLt %8.2f us, %.2fx\n", s->name,
+                       m[j].name, Ts[k], m[j].rows, m[j].cols, us, gb / us * 1e6, 100 * gb / us * 1e15 / bandwidth,
+                       library, library / us);
                 fflush(stdout);
             }
     }
@@ -301,9 +306,10 @@ static void time_chain(struct gpu_test *t, struct arena *a) {
         for (int j = 0; j < N_OF(Ts); j++) {
             const struct shape *s = &shapes[i];
             const int T = Ts[j], layers = s->layers < 12 ? s->layers : 12;
-#define M(n_rows, n_cols)                                                                                                  \
-    &(struct matrix) {                                                                                                     \
-        .format = MATRIX_DENSE, .dtype = t->act, .rows = n_rows, .cols = n_cols, .data = cut(a, (size_t)(n_rows) * (size_t)(n_cols) * 2) \
+#define M(n_rows, n_cols)                                                                                              \
+    &(struct matrix) {                                                                                                 \
+        .format = MATRIX_DENSE, .dtype = t->act, .rows = n_rows, .cols = n_cols,                                       \
+        .data = cut(a, (size_t)(n_rows) * (size_t)(n_cols) * 2)                                                        \
     }
             exec_graph_begin(t->gpu);
             for (int l = 0; l < layers; l++) {
@@ -314,7 +320,8 @@ static void time_chain(struct gpu_test *t, struct arena *a) {
             }
 #undef M
             const double us = 1e6 * replay(t, exec_graph_end(t->gpu)) / layers;
-            const double bytes = 2.0 * s->C * (2.0 * s->q + 2.0 * s->kv + 3.0 * s->F), floor_us = 1e6 * bytes / bandwidth;
+            const double bytes = 2.0 * s->C * (2.0 * s->q + 2.0 * s->kv + 3.0 * s->F);
+            const double floor_us = 1e6 * bytes / bandwidth;
             printf("chain %-10s T %2d: %8.2f us a layer, its bytes %8.2f us, %.1f%%\n", s->name, T, us, floor_us,
                    100 * floor_us / us);
             fflush(stdout);
