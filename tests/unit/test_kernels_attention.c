@@ -13,13 +13,18 @@ static struct buffer table_new(int D, enum dtype act) {
 }
 
 /* Stores the batch's k and v through the op that serving uses, and gives q back. */
-static struct buffer store(struct exec *e, const struct test_kv *kv, const struct buffer *qkv, const struct batch *batch,
-                           int H, const struct buffer *table) {
+static struct buffer store_biased(struct exec *e, const struct test_kv *kv, const struct buffer *qkv, const void *k_bias,
+                                  const struct batch *batch, int H, const struct buffer *table) {
     const struct kv_layout *a = &kv->cache.layout;
     struct buffer q = buffer_new(e->options.dtype, (size_t)batch->T * H * a->D);
     struct rope rope = {.cos_sin = table->data, .max_positions = MAX_POSITIONS, .D = a->D};
-    qk_norm_rope_store(e, q.data, &kv->cache, LAYER, qkv->data, NULL, NULL, NULL, &rope, batch, H, 1e-6f);
+    qk_norm_rope_store(e, q.data, &kv->cache, LAYER, qkv->data, NULL, NULL, k_bias, &rope, batch, H, 1e-6f);
     return q;
+}
+
+static struct buffer store(struct exec *e, const struct test_kv *kv, const struct buffer *qkv, const struct batch *batch,
+                           int H, const struct buffer *table) {
+    return store_biased(e, kv, qkv, NULL, batch, H, table);
 }
 
 static double e4m3(uint8_t h) {
@@ -39,8 +44,20 @@ static void load_row(double *out, const struct test_kv *kv, int b, int p, int wh
                      : get(&view, row * a->D + i);
 }
 
+/* k += the bias of KV head k, rotated to position p. */
+static void add_rotated(double *row, const struct buffer *bias, const struct buffer *table, int p, int k, int D) {
+    for (int i = 0; i < D / 2; i++) {
+        double a = get(bias, (size_t)k * D + i), b = get(bias, (size_t)k * D + D / 2 + i);
+        double c = get(table, (size_t)p * D + i), s = get(table, (size_t)p * D + D / 2 + i);
+        row[i] += a * c - b * s;
+        row[i + D / 2] += b * c + a * s;
+    }
+}
+
+/* bias: of k, or NULL. */
 static void check_reference(const struct buffer *o, const struct buffer *q, const struct test_kv *kv,
-                            const struct batch *batch, int H, enum dtype act) {
+                            const struct buffer *bias, const struct buffer *table, const struct batch *batch, int H,
+                            enum dtype act) {
     const struct kv_layout *a = &kv->cache.layout;
     int D = a->D, group = H / a->K;
     double *s = malloc(sizeof(double) * 1200), *row = malloc(sizeof(double) * (size_t)D), *acc;
@@ -51,6 +68,7 @@ static void check_reference(const struct buffer *o, const struct buffer *q, cons
             double max = -1e300, sum = 0, size = 0;
             for (int p = 0; p < n; p++) {
                 load_row(row, kv, b, p, 0, h / group);
+                if (bias) add_rotated(row, bias, table, p, h / group, D);
                 s[p] = 0;
                 for (int i = 0; i < D; i++) s[p] += row[i] * get(q, ((size_t)t * H + h) * D + i);
                 s[p] /= sqrt(D);
@@ -74,8 +92,8 @@ static void check_reference(const struct buffer *o, const struct buffer *q, cons
 
 enum { B = 6, MAX = 560 };
 
-/* B sequences with kv_len tokens of context, n_query of them in the step. */
-static void check_step(struct exec *e, enum dtype kv_dtype, int H, int K, int D, int P, const int kv_len[B],
+/* B sequences with kv_len tokens of context, n_query of them in the step. k_bias: how large, 0 for none. */
+static void check_step(struct exec *e, enum dtype kv_dtype, float k_bias, int H, int K, int D, int P, const int kv_len[B],
                        const int n_query[B]) {
     enum dtype act = e->options.dtype;
     int everything[B];
@@ -83,14 +101,17 @@ static void check_step(struct exec *e, enum dtype kv_dtype, int H, int K, int D,
     struct test_kv kv = test_kv_new(kv_dtype, N_LAYERS, K, D, P, B, MAX);
     struct test_batch fill = test_batch_new(B, kv_len, everything, kv.table, kv.max_blocks);
     struct buffer qkv = buffer_random(act, (size_t)fill.batch.T * (H + 2 * K) * D, 2);
-    struct buffer table = table_new(D, act), unused = store(e, &kv, &qkv, &fill.batch, H, &table);
+    struct buffer bias = buffer_random(act, (size_t)K * D, k_bias), table = table_new(D, act);
+    struct rope rope = {.cos_sin = table.data, .max_positions = MAX_POSITIONS, .D = D};
+    const void *bias_data = k_bias ? bias.data : NULL;
+    struct buffer unused = store_biased(e, &kv, &qkv, bias_data, &fill.batch, H, &table);
     struct test_batch s = test_batch_new(B, kv_len, n_query, kv.table, kv.max_blocks);
     size_t n = (size_t)s.batch.T * H * D;
     struct buffer q = buffer_random(act, n, 2), o = buffer_new(act, n);
-    attention(e, o.data, q.data, &kv.cache, LAYER, NULL, NULL, &s.batch, H);
-    check_reference(&o, &q, &kv, &s.batch, H, act);
-    struct buffer *all[] = {&qkv, &table, &unused, &q, &o};
-    for (int i = 0; i < 5; i++) buffer_free(all[i]);
+    attention(e, o.data, q.data, &kv.cache, LAYER, bias_data, &rope, &s.batch, H);
+    check_reference(&o, &q, &kv, k_bias ? &bias : NULL, &table, &s.batch, H, act);
+    struct buffer *all[] = {&qkv, &bias, &table, &unused, &q, &o};
+    for (int i = 0; i < 6; i++) buffer_free(all[i]);
     test_batch_free(&fill);
     test_batch_free(&s);
     test_kv_free(&kv);
@@ -98,7 +119,8 @@ static void check_step(struct exec *e, enum dtype kv_dtype, int H, int K, int D,
 
 static void check_ragged(struct exec *e, enum dtype kv_dtype, int H, int K, int D, int P) {
     const int kv_len[B] = {P, P + 1, P > 1 ? P - 1 : 1, 1, 3 * P + 2, 97}, n_query[B] = {1, 1, 1, 1, 2 * P, 31};
-    check_step(e, kv_dtype, H, K, D, P, kv_len, n_query);
+    check_step(e, kv_dtype, 0, H, K, D, P, kv_len, n_query);
+    if (kv_dtype == DTYPE_F8_E4M3) check_step(e, kv_dtype, 3, H, K, D, P, kv_len, n_query);
 }
 
 static void ragged(struct exec *e) {
@@ -115,8 +137,9 @@ Test(attention, matches_double_precision) { for_each_exec(ragged); }
 static void long_contexts(struct exec *e) {
     /* Around the places where a context is split, and more rows than one unit of work has. */
     static const int kv_len[B] = {530, 257, 256, 255, 513, 400}, n_query[B] = {1, 3, 1, 2, 1, 130};
-    check_step(e, e->options.dtype, 4, 2, 64, 16, kv_len, n_query);
-    check_step(e, DTYPE_F8_E4M3, 3, 1, 40, 7, kv_len, n_query);
+    check_step(e, e->options.dtype, 0, 4, 2, 64, 16, kv_len, n_query);
+    check_step(e, DTYPE_F8_E4M3, 0, 3, 1, 40, 7, kv_len, n_query);
+    check_step(e, DTYPE_F8_E4M3, 3, 3, 1, 40, 7, kv_len, n_query);
 }
 Test(attention, matches_double_precision_over_long_contexts) { for_each_exec(long_contexts); }
 
