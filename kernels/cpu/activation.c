@@ -4,23 +4,19 @@
  * Elementwise, so no order to keep. Reads 2F and writes F elements a token. */
 #include "kernels/cpu/cpu.h"
 
-INLINE vf silu_mul_lanes(vf gate, vf up, enum dtype act) {
-    return vf_round(gate * vf_reciprocal(1.0f + vf_exp(-gate)), act) * up;
-}
-
 INLINE void silu_mul_row(char *out, const char *gate, int F, float *pad, enum dtype act) {
     size_t b = dtype_bytes(act);
     const char *up = gate + (size_t)F * b;
     int i = 0;
     for (; i + LANES <= F; i += LANES)
-        vf_narrow(out + i * b, silu_mul_lanes(vf_widen(gate + i * b, act), vf_widen(up + i * b, act), act), act);
+        vf_narrow(out + i * b, vf_silu_mul(vf_widen(gate + i * b, act), vf_widen(up + i * b, act), act), act);
     if (i == F) return;
     /* The last lanes go through the same arithmetic, padded with zeros. */
     int rest = F - i;
     memset(pad, 0, 2 * LANES * sizeof *pad);
     row_widen_as(pad, gate + i * b, (size_t)rest, act);
     row_widen_as(pad + LANES, up + i * b, (size_t)rest, act);
-    vf_store(pad, silu_mul_lanes(vf_load(pad), vf_load(pad + LANES), act));
+    vf_store(pad, vf_silu_mul(vf_load(pad), vf_load(pad + LANES), act));
     row_narrow_as(out + i * b, pad, (size_t)rest, act);
 }
 

@@ -223,8 +223,9 @@ static void store_outputs(const struct unit *u, struct workspace *w, int tile) {
 
 static void run_unit(const struct unit *u, struct workspace *w, bool matrix) {
     int n_tiles = (u->n_rows + TILE_ROWS - 1) / TILE_ROWS, n_all = tile_last(u, n_tiles - 1) + 1;
+    bool few = u->n_rows <= FEW_ROWS && !matrix && !u->op->k_bias;
     for (int i = 0; i < n_tiles * TILE_ROWS; i++) w->max[i] = -INFINITY, w->sum[i] = 0;
-    memset(w->out, 0, (size_t)n_tiles * u->D_pad * TILE_ROWS * sizeof *w->out);
+    memset(w->out, 0, (size_t)u->D_pad * (few ? u->n_rows : n_tiles * TILE_ROWS) * sizeof *w->out);
     if (u->op->k_bias) load_bias(u, w);
 #ifdef __AMX_BF16__
     if (matrix) {
@@ -238,8 +239,7 @@ static void run_unit(const struct unit *u, struct workspace *w, bool matrix) {
         return;
     }
 #endif
-    (void)matrix;
-    if (u->n_rows <= FEW_ROWS && !u->op->k_bias) {
+    if (few) {
         CPU(attention_few_begin)(u, w);
         for (int first = 0; first < n_all; first += SPLIT) {
             int n = n_all - first < SPLIT ? n_all - first : SPLIT;
@@ -269,7 +269,11 @@ static void run_units(void *arg, struct share *share) {
     const struct kv_layout *a = &op->kv->layout;
     const struct batch *batch = op->batch;
     const int32_t *units = cpu_of(op->e)->units;
+#ifdef __AMX_BF16__
     bool matrix = op->e->options.dtype == DTYPE_BF16;
+#else
+    bool matrix = false;
+#endif
     struct workspace w;
     struct unit u = {.op = op, .group = op->H / a->K, .D = a->D, .D_pad = (int)round_up((size_t)a->D, 32)};
     carve(&w, scratch_of(op->e, share), (size_t)u.D_pad);

@@ -154,9 +154,10 @@ static void widen_fp8(const struct unit *u, struct workspace *w, const char **ro
 /* ---- one split -------------------------------------------------------------------------------------------------------- */
 
 void CPU(attention_few_begin)(const struct unit *u, struct workspace *w) {
-    memset(w->q, 0, FEW_ROWS * (size_t)u->D_pad * sizeof *w->q);
     for (int r = 0; r < u->n_rows; r++)
         row_widen(w->q + (size_t)r * u->D_pad, u->op->q + row_offset(u, r), (size_t)u->D, u->op->e->options.dtype);
+    for (int r = u->n_rows; r & (r - 1); r++) /* score_some takes a power of two of them */
+        memset(w->q + (size_t)r * u->D_pad, 0, (size_t)u->D_pad * sizeof *w->q);
 }
 
 void CPU(attention_few_split)(const struct unit *u, struct workspace *w, int first, int n) {

@@ -80,6 +80,11 @@ void CPU(add_rms_norm)(struct exec *e, void *out, const void *h, void *residual,
                        float eps);
 void CPU(linear)(struct exec *e, void *y, const void *x, const struct matrix *w, const void *bias, int T);
 void CPU(linear_f32)(struct exec *e, float *y, const void *x, const struct matrix *w, int T);
+bool CPU(norm_linear)(struct exec *e, void *y, void *x, const void *residual, const void *norm, float eps,
+                      const struct matrix *w, const void *bias, int T);
+bool CPU(norm_linear_silu_mul)(struct exec *e, void *out, void *gate_up, void *x, const void *residual,
+                               const void *norm, float eps, const struct matrix *w, int T);
+bool CPU(linear_add)(struct exec *e, void *residual, void *h, const void *x, const struct matrix *w, int T);
 void CPU(qk_norm_rope_store)(struct exec *e, void *q, const struct kv_cache *kv, int layer, const void *qkv,
                              const void *q_norm, const void *k_norm, const void *k_bias, const struct rope *rope,
                              const struct batch *batch, int H, float eps);

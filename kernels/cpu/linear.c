@@ -8,8 +8,12 @@
  *
  * x is widened to fp32 once per X_ROWS tokens; up to OWN_TOKENS by each thread for itself, which takes less time than
  * fetching as much from another core. Weights are widened as they are read; for more tokens than PANEL_TOKENS
- * they are widened once into a panel of LANES rows, which all tokens then share; so are
- * 4-bit rows, and rows that do not fill vectors.
+ * they are widened once into a panel of LANES rows, which all tokens then share; so are 4-bit rows, and rows that do not
+ * fill vectors.
+ *
+ * What comes before and after is done here where that saves a pass: norm_linear normalises its few tokens as it widens
+ * them, linear_add adds to the residual as it writes, norm_linear_silu_mul takes a block of gates and the same block of
+ * ups and writes their product. All round where the ops that they are made of round.
  *
  * Threads divide N: each weight is read by one thread, once per X_ROWS tokens. Bytes: N K of the weights' format;
  * FLOP: 2 T N K. */
@@ -25,12 +29,16 @@ enum {
 struct product {
     struct exec *e;
     const char *x; /* [T, K] act, the chunk's */
-    int T;
+    int T;         /* the chunk's */
     const struct matrix *w;
-    char *y; /* [T, N] of yt, the chunk's */
+    char *y; /* [T, N] of yt, the chunk's; gated: [T, N / 2] */
     enum dtype yt;
     const void *bias; /* [N] act or NULL */
-    size_t stride;    /* of x in fp32, padded with zeros */
+    const void *norm; /* [K] act: x is normalised first; or NULL */
+    float eps;
+    bool add;      /* to what y is */
+    bool gated;    /* w is gates above ups; N / 2 is a multiple of LANES */
+    size_t stride; /* of x in fp32, padded with zeros */
 };
 
 /* ---- tiles ------------------------------------------------------------------------------------------------------- */
@@ -137,19 +145,49 @@ static void panel_tiles(float (*out)[LANES], const float *x, size_t stride, int 
 
 /* ---- LANES rows of w for all tokens ------------------------------------------------------------------------------- */
 
-static void write_rows(const struct product *o, float (*out)[LANES], int n) {
-    size_t N = (size_t)o->w->rows, n_n = N - (size_t)n < LANES ? N - (size_t)n : LANES, b = dtype_bytes(o->yt);
+/* y [t, n ...] of n_n rows, from out [T, LANES]. */
+INLINE void write_as(const struct product *o, float (*out)[LANES], int n, int n_n, enum dtype t) {
+    size_t row = (size_t)o->w->rows * dtype_bytes(t);
     enum dtype act = o->e->options.dtype;
-    float bias[LANES] = {0};
-    if (o->bias) row_widen(bias, (const char *)o->bias + (size_t)n * dtype_bytes(act), n_n, act);
-    for (int t = 0; t < o->T; t++) {
-        char *y = o->y + ((size_t)t * N + (size_t)n) * b;
-        if (o->bias) vf_store(out[t], vf_load(out[t]) + vf_load(bias));
-        if (n_n < LANES) row_narrow(y, out[t], n_n, o->yt);
-        else if (o->yt == DTYPE_BF16) vf_narrow(y, vf_load(out[t]), DTYPE_BF16);
-        else if (o->yt == DTYPE_F16) vf_narrow(y, vf_load(out[t]), DTYPE_F16);
-        else vf_narrow(y, vf_load(out[t]), DTYPE_F32);
+    char *y = o->y + (size_t)n * dtype_bytes(t);
+    float pad[LANES] = {0};
+    if (o->bias) row_widen(pad, (const char *)o->bias + (size_t)n * dtype_bytes(act), (size_t)n_n, act);
+    vf bias = vf_load(pad);
+    for (int i = 0; i < o->T; i++, y += row) {
+        vf v = vf_load(out[i]);
+        if (o->bias) v = v + bias;
+        if (n_n == LANES) {
+            vf_narrow(y, o->add ? vf_widen(y, t) + vf_round(v, t) : v, t);
+            continue;
+        }
+        if (o->add) {
+            row_widen_as(pad, y, (size_t)n_n, t);
+            v = vf_load(pad) + vf_round(v, t);
+        }
+        vf_store(pad, v);
+        row_narrow_as(y, pad, (size_t)n_n, t);
     }
+}
+
+static void write_rows(const struct product *o, float (*out)[LANES], int n) {
+    int n_n = o->w->rows - n < LANES ? o->w->rows - n : LANES;
+    if (o->yt == DTYPE_BF16) write_as(o, out, n, n_n, DTYPE_BF16);
+    else if (o->yt == DTYPE_F16) write_as(o, out, n, n_n, DTYPE_F16);
+    else write_as(o, out, n, n_n, DTYPE_F32);
+}
+
+/* The gated product of LANES columns: out [n ...] = silu_mul(gate, up), each rounded first. */
+INLINE void write_gated_as(const struct product *o, float (*gate)[LANES], float (*up)[LANES], int n, enum dtype t) {
+    size_t row = (size_t)o->w->rows / 2 * dtype_bytes(t);
+    char *y = o->y + (size_t)n * dtype_bytes(t);
+    for (int i = 0; i < o->T; i++, y += row)
+        vf_narrow(y, vf_silu_mul(vf_round(vf_load(gate[i]), t), vf_round(vf_load(up[i]), t), t), t);
+}
+
+static void write_gated(const struct product *o, float (*gate)[LANES], float (*up)[LANES], int n) {
+    if (o->yt == DTYPE_BF16) write_gated_as(o, gate, up, n, DTYPE_BF16);
+    else if (o->yt == DTYPE_F16) write_gated_as(o, gate, up, n, DTYPE_F16);
+    else write_gated_as(o, gate, up, n, DTYPE_F32);
 }
 
 /* n elements of format t to fp32, and zeros up to a whole vector. */
@@ -177,8 +215,15 @@ static void widen_some(const struct product *o, float *out, int first, int last)
     size_t K = (size_t)o->w->cols;
     for (int t = first; t < last; t++) {
         float *row = out + t * o->stride;
-        if (t < o->T) widen(row, o->x + (size_t)t * K * dtype_bytes(act), K, act);
-        else memset(row, 0, round_up(K, LANES) * sizeof *row);
+        if (t >= o->T) {
+            memset(row, 0, round_up(K, LANES) * sizeof *row);
+            continue;
+        }
+        widen(row, o->x + (size_t)t * K * dtype_bytes(act), K, act);
+        if (!o->norm) continue;
+        for (size_t i = round_up(K, LANES); i % (4 * LANES); i += LANES) vf_store(row + i, (vf){0}); /* for the norm */
+        CPU(norm_row)(row, row, o->norm, (int)K, o->eps, act);
+        row_round(row, K, act);
     }
 }
 
@@ -187,20 +232,23 @@ static void widen_rows(const struct product *o, float *out, const char *const *w
     for (int i = 0; i < n; i++) widen(out + i * o->stride, w[i], (size_t)o->w->cols, o->w->dtype);
 }
 
-/* One block: rows w of the matrix, which begin at number `row`. */
-static void product_block(const struct product *o, float *panel, float (*out)[LANES], const float *x,
-                          const char *const w[LANES], int row) {
+/* out [T, LANES]: rows n .. n + LANES - 1 of w. */
+static void product_block(const struct product *o, float *panel, float (*out)[LANES], const float *x, int n) {
     const struct matrix *m = o->w;
     int K = m->cols, T = o->T, full = (int)round_up((size_t)K, LANES);
-    size_t ahead = LANES * (size_t)K * dtype_bytes(m->dtype);
+    size_t row_bytes = (size_t)K * dtype_bytes(m->dtype), ahead = LANES * row_bytes;
+    const char *w[LANES];
     if (m->format == MATRIX_AWQ) {
-        const char *rows[LANES];
         for (int i = 0; i < LANES; i++) {
-            CPU(awq_row)(panel + i * o->stride, m, row + i);
-            rows[i] = (const char *)(panel + i * o->stride);
+            CPU(awq_row)(panel + i * o->stride, m, n + i);
+            w[i] = (const char *)(panel + i * o->stride);
         }
-        tiles(out, x, o->stride, T, rows, K, DTYPE_F32, 0);
-    } else if (T > PANEL_TOKENS && (m->dtype != DTYPE_F32 || K % LANES)) {
+        tiles(out, x, o->stride, T, w, K, DTYPE_F32, 0);
+        return;
+    }
+    for (int i = 0; i < LANES; i++) /* rows that do not exist: the last one again, not written */
+        w[i] = (const char *)m->data + (size_t)(n + i < m->rows ? n + i : m->rows - 1) * row_bytes;
+    if (T > PANEL_TOKENS && (m->dtype != DTYPE_F32 || K % LANES)) {
         for (int i = 0; i < LANES; i += PANEL_ROWS) {
             widen_rows(o, panel, w + i, PANEL_ROWS);
             panel_tiles((float(*)[LANES]) & out[0][i], x, o->stride, T + T % 2, panel, full, w[i] + ahead);
@@ -221,61 +269,111 @@ static void product_block(const struct product *o, float *panel, float (*out)[LA
 
 static void product_rows(void *arg, struct share *share) {
     const struct product *o = arg;
-    const struct matrix *m = o->w;
-    size_t row_bytes = (size_t)m->cols * dtype_bytes(m->dtype);
     float *panel = scratch_of(o->e, share), *x = cpu_of(o->e)->x; /* [LANES, stride], [T, stride] */
+    float out[X_ROWS][LANES], up[X_ROWS][LANES];
     if (o->T <= OWN_TOKENS) {
         x = panel + LANES * o->stride;
         widen_some(o, x, 0, o->T + o->T % 2);
     }
     for (int first, last; threads_take(share, &first, &last);)
-        for (int block = first; block < last; block++) {
-            const char *w[LANES];
-            float out[X_ROWS][LANES];
-            for (int i = 0; i < LANES; i++) { /* rows that do not exist: the last one again, not written */
-                int n = block * LANES + i < m->rows ? block * LANES + i : m->rows - 1;
-                w[i] = (const char *)m->data + (size_t)n * row_bytes;
+        for (int n = first * LANES; n < last * LANES; n += LANES) {
+            product_block(o, panel, out, x, n);
+            if (o->gated) {
+                product_block(o, panel, up, x, o->w->rows / 2 + n);
+                write_gated(o, out, up, n);
+            } else {
+                write_rows(o, out, n);
             }
-            product_block(o, panel, out, x, w, block * LANES);
-            write_rows(o, out, block * LANES);
         }
 }
 
-/* ---- the op ------------------------------------------------------------------------------------------------------ */
+/* ---- the ops ----------------------------------------------------------------------------------------------------- */
 
 static void widen_tokens(void *arg, struct share *share) {
     const struct product *o = arg;
     for (int first, last; threads_take(share, &first, &last);) widen_some(o, cpu_of(o->e)->x, first, last);
 }
 
-static void run(struct exec *e, void *y, enum dtype yt, const void *x, const struct matrix *w, const void *bias,
-                int T) {
-    enum dtype act = e->options.dtype;
+/* What the matrix unit computes, where there is one. */
+static bool is_amx(const struct exec *e, const struct matrix *w) {
 #ifdef __AMX_BF16__
-    if (w->dtype == DTYPE_BF16 && act == DTYPE_BF16) {
-        if (T < WIDE_TOKENS) CPU(linear_amx)(e, y, yt, x, w, bias, T);
-        else CPU(linear_amx_wide)(e, y, yt, x, w, bias, T);
-        return;
-    }
+    return w->dtype == DTYPE_BF16 && e->options.dtype == DTYPE_BF16;
+#else
+    (void)e, (void)w;
+    return false;
 #endif
-    size_t x_bytes = (size_t)w->cols * dtype_bytes(act), y_bytes = (size_t)w->rows * dtype_bytes(yt);
-    int n_blocks = (w->rows + LANES - 1) / LANES, even = n_blocks / e->options.n_threads;
+}
+
+/* All but the chunk's fields are set; x and y are those of all T tokens. */
+static void run(struct product o, int T) {
+    const struct matrix *w = o.w;
+    struct exec *e = o.e;
+    const char *x = o.x;
+    char *y = o.y;
+    size_t x_bytes = (size_t)w->cols * dtype_bytes(e->options.dtype);
+    size_t y_bytes = (size_t)(o.gated ? w->rows / 2 : w->rows) * dtype_bytes(o.yt);
+    int n_blocks = ((o.gated ? w->rows / 2 : w->rows) + LANES - 1) / LANES, even = n_blocks / e->options.n_threads;
     /* With few tokens memory sets the pace; with more, a part takes long enough that waiting for the last one shows. */
     size_t part_bytes = T <= PANEL_TOKENS ? PART_BYTES : PART_BYTES / 4;
-    int grain = (int)(part_bytes / (LANES * (size_t)w->cols * dtype_bytes(w->dtype))) + 1;
+    int grain = (int)(part_bytes / (LANES * (size_t)w->cols * dtype_bytes(w->dtype) * (o.gated ? 2 : 1))) + 1;
     if (grain > even) grain = even + !even;
+    o.stride = ROW_FLOATS(w->cols);
     for (int t = 0; t < T; t += X_ROWS) {
-        struct product o = {.e = e, .x = (const char *)x + t * x_bytes, .T = T - t < X_ROWS ? T - t : X_ROWS, .w = w,
-                            .y = (char *)y + t * y_bytes, .yt = yt, .bias = bias, .stride = ROW_FLOATS(w->cols)};
+        o.x = x + t * x_bytes;
+        o.y = y + t * y_bytes;
+        o.T = T - t < X_ROWS ? T - t : X_ROWS;
         if (o.T > OWN_TOKENS) parallel(e, o.T + o.T % 2, rows_per_part(w->cols), widen_tokens, &o);
         parallel(e, n_blocks, grain, product_rows, &o);
     }
 }
 
+static void linear_as(struct exec *e, void *y, enum dtype yt, const void *x, const struct matrix *w, const void *bias,
+                      int T) {
+#ifdef __AMX_BF16__
+    if (is_amx(e, w)) {
+        if (T < WIDE_TOKENS) CPU(linear_amx)(e, y, yt, x, w, bias, T);
+        else CPU(linear_amx_wide)(e, y, yt, x, w, bias, T);
+        return;
+    }
+#endif
+    run((struct product){.e = e, .x = x, .w = w, .y = y, .yt = yt, .bias = bias}, T);
+}
+
 void CPU(linear)(struct exec *e, void *y, const void *x, const struct matrix *w, const void *bias, int T) {
-    run(e, y, e->options.dtype, x, w, bias, T);
+    linear_as(e, y, e->options.dtype, x, w, bias, T);
 }
 
 void CPU(linear_f32)(struct exec *e, float *y, const void *x, const struct matrix *w, int T) {
-    run(e, y, DTYPE_F32, x, w, NULL, T);
+    linear_as(e, y, DTYPE_F32, x, w, NULL, T);
+}
+
+bool CPU(norm_linear)(struct exec *e, void *y, void *x, const void *residual, const void *norm, float eps,
+                      const struct matrix *w, const void *bias, int T) {
+    (void)x;
+    if (is_amx(e, w) || T > OWN_TOKENS) return false;
+    run((struct product){.e = e, .x = residual, .norm = norm, .eps = eps, .w = w, .y = y, .yt = e->options.dtype,
+                         .bias = bias}, T);
+    return true;
+}
+
+bool CPU(norm_linear_silu_mul)(struct exec *e, void *out, void *gate_up, void *x, const void *residual,
+                               const void *norm, float eps, const struct matrix *w, int T) {
+    (void)gate_up;
+    if (is_amx(e, w) || w->rows / 2 % LANES) return false;
+    struct product o = {.e = e, .x = residual, .norm = norm, .eps = eps, .w = w, .y = out, .yt = e->options.dtype,
+                        .gated = true};
+    if (T > OWN_TOKENS) {
+        CPU(rms_norm)(e, x, residual, norm, T, w->cols, eps);
+        o.x = x;
+        o.norm = NULL;
+    }
+    run(o, T);
+    return true;
+}
+
+bool CPU(linear_add)(struct exec *e, void *residual, void *h, const void *x, const struct matrix *w, int T) {
+    (void)h;
+    if (is_amx(e, w)) return false;
+    run((struct product){.e = e, .x = x, .w = w, .y = residual, .yt = e->options.dtype, .add = true}, T);
+    return true;
 }

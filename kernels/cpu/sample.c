@@ -13,7 +13,8 @@
  * What is left, a few thousand tokens of 150,000, goes through a radix selection on z's bits, 11 at a time: a
  * histogram of counts (top_k) or masses (top_p) tells in which bin the prefix ends; the next pass looks only into that
  * bin. Three passes fix the value at which the prefix ends and how many tokens of exactly that value (the lowest ids)
- * belong to it. Masses are summed in fp64, in an order that depends on the row alone.
+ * belong to it. Up to FEW tokens are sorted instead: clearing and reading histograms would take longer. Masses are summed
+ * in fp64, in an order that depends on the row alone.
  *
  * A row is one thread's work. Reads V logits; passes over scratch are in vectors. */
 #include "kernels/cpu/cpu.h"
@@ -105,7 +106,7 @@ static double masses(float *mass, const float *z, int n) {
 
 /* ---- a prefix of the order (z descending, id ascending) ----------------------------------------------------------- */
 
-enum { RADIX_LEVELS = 3, RADIX_BINS = 2048 };
+enum { RADIX_LEVELS = 3, RADIX_BINS = 2048, FEW = 64 };
 static const int radix_shift[RADIX_LEVELS] = {21, 10, 0};
 
 /* Order-preserving: a < b as floats is key(a) < key(b). -0 and 0 are made one. */
@@ -116,9 +117,38 @@ INLINE uint32_t sort_key(float z) {
     return u & 0x80000000u ? ~u : u | 0x80000000u;
 }
 
+/* keep_prefix of up to FEW tokens. */
+static void keep_prefix_few(struct candidates *c, double target, bool by_mass) {
+    uint64_t order[FEW]; /* descending: the key, then how far the token is from the end */
+    bool kept[FEW] = {false};
+    double sum = 0;
+    int n = 0;
+    for (int i = 0; i < c->n; i++) {
+        uint64_t key = (uint64_t)sort_key(c->z[i]) << 32 | (uint64_t)(FEW - i);
+        int at = i;
+        for (; at && order[at - 1] < key; at--) order[at] = order[at - 1];
+        order[at] = key;
+    }
+    for (int i = 0; i < c->n && (!i || sum < target); i++) {
+        int token = FEW - (int)(order[i] & 0xffffffffu);
+        kept[token] = true;
+        sum += by_mass ? (double)c->mass[token] : 1;
+    }
+    for (int i = 0; i < c->n; i++) {
+        if (!kept[i]) continue;
+        c->z[n] = c->z[i];
+        c->ids[n++] = c->ids[i];
+    }
+    c->n = n;
+}
+
 /* Keeps the shortest prefix whose measure reaches `target`: the number of tokens, or with by_mass the sum of their
  * masses. Keeps at least one token, and all when the target is out of reach. c->mass is not kept up. */
 static void keep_prefix(struct candidates *c, double target, bool by_mass) {
+    if (c->n <= FEW) {
+        keep_prefix_few(c, target, by_mass);
+        return;
+    }
     uint32_t prefix = 0;
     double before = 0; /* measure of the tokens that are surely kept */
     int n_ties = 0;
@@ -156,16 +186,38 @@ static void keep_prefix(struct candidates *c, double target, bool by_mass) {
     c->n = n;
 }
 
+/* The k-th largest of z [n]; k <= n. The larger ones are lost. z is padded with -inf. */
+static float kth_largest(float *z, int n, int k) {
+    float max = INFINITY;
+    for (int found = 0; found < k && max > -INFINITY;) {
+        max = row_max(z, n);
+        vf at = vf_set1(max);
+        for (int i = 0; i < n; i += LANES) {
+            vf v = vf_load(z + i);
+            vi same = v == at;
+            if (!any(same)) continue;
+            for (int j = 0; j < LANES; j++) found -= same[j];
+            vf_store(z + i, vf_select(same, vf_set1(-INFINITY), v));
+        }
+    }
+    return max;
+}
+
 /* The first k of z [V], among those >= lowest. c->mass, free for now, holds the maxima of blocks of tokens. */
 static void collect_top(struct candidates *c, const float *z, int V, int k, float lowest) {
     enum { BLOCK = 64 };
     int n_blocks = V / BLOCK; /* a last one that is not whole does not count: the bound is only lower */
     if (k <= n_blocks / 2) {
         struct candidates maxima = {.n = n_blocks, .z = c->mass, .ids = c->ids};
-        for (int i = 0; i < n_blocks; i++) maxima.z[i] = row_max(z + i * BLOCK, BLOCK);
-        keep_prefix(&maxima, k, false);
         float bound = INFINITY;
-        for (int i = 0; i < maxima.n; i++) bound = maxima.z[i] < bound ? maxima.z[i] : bound;
+        for (int i = 0; i < n_blocks; i++) maxima.z[i] = row_max(z + i * BLOCK, BLOCK);
+        if (k <= FEW) {
+            pad(maxima.z, n_blocks);
+            bound = kth_largest(maxima.z, n_blocks, k);
+        } else {
+            keep_prefix(&maxima, k, false);
+            for (int i = 0; i < maxima.n; i++) bound = maxima.z[i] < bound ? maxima.z[i] : bound;
+        }
         if (bound > lowest) lowest = bound;
     }
     collect(c, z, V, lowest);

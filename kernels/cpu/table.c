@@ -135,4 +135,7 @@ const struct kernel_ops CPU(ops) = {
     .awq_pack = CPU(awq_pack),
     .fill_random = CPU(fill_random),
     .probe_read = CPU(probe_read),
+    .norm_linear = CPU(norm_linear),
+    .norm_linear_silu_mul = CPU(norm_linear_silu_mul),
+    .linear_add = CPU(linear_add),
 };

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from conftest import BINARY, NAME, RELEASE
+from conftest import BINARY, NAME, RELEASE, metric
 
 CLIENT = BINARY.parent / "load_client"
 pytestmark = pytest.mark.skipif(not CLIENT.exists(), reason=f"{CLIENT} is not built")
@@ -50,19 +50,43 @@ def require(holds, sentence):
         pytest.skip("not a release build: " + sentence)
 
 
-def test_sixteen_streams(server, letters):
+def step_seconds(server):
+    return metric(server.metrics(), "tandem:step_seconds_total")
+
+
+def test_sixteen_streams(start, letters):
+    """Sixteen streams give at least four times the tokens/s of one, because weights are read once for all: where the
+    processor has a matrix unit.
+
+    Without one the arithmetic of sixteen tokens takes longer than reading the weights, and how much batching can give is
+    a property of the processor. Two AVX-512 cores: one token of the sample model reads 11.4 MB at 60 GB/s, 0.19 ms;
+    sixteen are 182 MFLOP at 357 GFLOP/s, 0.51 ms: six times at the very limits, of which the faster one stream is, the
+    less is left (bench_cpu prints limits and shares). There the bound is 2.5, and what HTTP may take of the engine's own
+    gain: a fifth.
+
+    The pool of KV blocks is small, so that the warm-up touches all of it: the first use of a page costs the system as
+    much as some steps."""
+    server = start("--max-model-len", "2048", "--num-gpu-blocks-override", "320")
+    matrix_unit = "cpu x86_64_amx" in server.output()
     rng = random.Random(1)
-    best = 0, 0, 0
+
+    def tokens_per_second(n):
+        """By the clock, and by the time that the engine spent in steps."""
+        before = step_seconds(server)
+        _, run = load(server, [body([rng.choice(letters) for _ in range(8)], 128) for _ in range(n)], n)
+        return run["tokens"] / run["seconds"], run["tokens"] / (step_seconds(server) - before)
+
+    for _ in range(3):
+        tokens_per_second(16)  # warm
+    attempts = []
     for _ in range(ATTEMPTS):
-        bodies = [body([rng.choice(letters) for _ in range(32)], 128) for _ in range(17)]
-        load(server, bodies[:1], 1)  # warm
-        requests, _ = load(server, bodies[:1], 1)
-        one = 127 / (requests[0]["end"] - requests[0]["first"])
-        _, run = load(server, bodies[1:], 16)
-        sixteen = run["tokens"] / run["seconds"]
-        best = max(best, (sixteen / one, one, sixteen))
-    ratio, one, sixteen = best
-    require(ratio >= 4, f"one stream {one:.0f} tokens/s, sixteen {sixteen:.0f}: {ratio:.1f} x (at least 4)")
+        (one, one_inside), (sixteen, sixteen_inside) = tokens_per_second(1), tokens_per_second(16)
+        attempts.append((sixteen / one, sixteen_inside / one_inside, one, sixteen))
+    ratio, inside, one, sixteen = max(attempts)
+    sentence = f"one stream {one:.0f} tokens/s, sixteen {sixteen:.0f}: {ratio:.1f} x ({inside:.1f} x inside the engine)"
+    require(ratio >= (4 if matrix_unit else 2.5), f"{sentence}, at least {4 if matrix_unit else 2.5}")
+    kept = max(ratio / inside for ratio, inside, _, _ in attempts)
+    require(kept >= 0.8, f"{sentence}: HTTP leaves {100 * kept:.0f} % of the gain, at least 80 %")
 
 
 def test_repeated_prompt(server, letters):
