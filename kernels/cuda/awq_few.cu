@@ -16,10 +16,9 @@
  * memory; after a barrier the pieces of each strip are added in order of k. So the order of every sum depends on
  * (rows, K) and the number of SMs alone.
  *
- * PDL. A block fills its rings before it waits for x. For that it must be on the SM while the kernel before it runs, and
- * two blocks of one kernel on one SM would leave another SM idle (measured: 100 us a layer of Qwen3-14B instead of 50).
- * So there are two sizes of shared memory: two LARGE blocks do not fit on an SM, a LARGE and a SMALL one do. Linears that
- * add to the residual (o, down) are SMALL, the others LARGE; in a layer they alternate.
+ * PDL. A block fills its rings before it waits for x, so it had better be on its SM early; but where two blocks of such
+ * kernels fit on an SM, now and then both are of one kernel, and another SM has none (measured: 112 us for the linears of
+ * a layer of Qwen3-14B, and 71 where only one fits). So a block takes at least LEAST_BYTES of shared memory.
  *
  * Bytes: the matrix once, x once a block. Instructions per unit and warp: 8 words of 13 to dequantise, 8 mma, 4 ldmatrix,
  * about 30 others. */
@@ -36,9 +35,7 @@ enum {
     GROUP_BYTES = AWQ_GROUP * 2,                      /* of a row of x */
     X_PAD = 16,                /* so that the 8 rows that ldmatrix reads at once lie in different banks */
     PIECE = 32,                /* float4: a strip's sums of eight tokens as mma leaves them */
-    LARGE_BYTES = 118 << 10,   /* of shared memory, at least: two do not fit on an SM */
-    SMALL_BYTES = 104 << 10,   /* at most: one fits beside a LARGE block of up to BESIDE_BYTES */
-    BESIDE_BYTES = 121 << 10,
+    LEAST_BYTES = 118 << 10,   /* of shared memory: two blocks do not fit on an SM */
     MOST_BYTES = 225 << 10,
 };
 static_assert(STAGE_BYTES % 64 == 0, "stages are copied and read 16 bytes at a time");
@@ -263,19 +260,16 @@ bool cuda__awq_few(struct exec *e, const struct linear_args *l) {
     if (a.n_groups * (silu ? 2 : 1) < WARPS) return false; /* a warp would have nothing to do */
     const int grid = s->n_sms < a.n_lots ? s->n_sms : a.n_lots, n_local = div_up(a.n_lots, grid) * (silu ? 2 : 1);
     const size_t fixed = (size_t)(n_local + WARPS) * PIECE * sizeof(float4) + (size_t)l->T * (a.K * 2 + X_PAD);
-    const bool small = l->epilogue == EPILOGUE_ADD;
 
-    /* as deep as a block of its size can be; if it cannot be of that size, as deep as it can be at all */
-    static const int depths[] = {6, 5, 4, 3, 2};
+    static const int depths[] = {6, 5, 4, 3, 2}; /* as deep as there is room */
     size_t smem = 0;
     int depth = 0;
-    for (int pass = 0; pass < 2 && !depth; pass++)
-        for (int i = 0; i < 5 && !depth; i++) {
-            smem = (size_t)WARPS * depths[i] * STAGE_BYTES + fixed;
-            if (smem <= (size_t)(pass ? MOST_BYTES : small ? SMALL_BYTES : BESIDE_BYTES)) depth = depths[i];
-        }
+    for (int i = 0; i < 5 && !depth; i++) {
+        smem = (size_t)WARPS * depths[i] * STAGE_BYTES + fixed;
+        if (smem <= (size_t)MOST_BYTES) depth = depths[i];
+    }
     if (!depth) return false;
-    if (!small && smem < LARGE_BYTES) smem = LARGE_BYTES;
+    if (smem < LEAST_BYTES) smem = LEAST_BYTES;
     if (depth == 6) launch<6>(e, a, grid, smem);
     else if (depth == 5) launch<5>(e, a, grid, smem);
     else if (depth == 4) launch<4>(e, a, grid, smem);
