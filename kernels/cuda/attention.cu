@@ -1,6 +1,6 @@
-/* attention.cu - which kernel a step's attention runs on. Sequences with one token come first in a batch, so each kernel
- * gets a run of tokens: the decode kernel the first n_decode, the prefill kernel the rest. What neither covers (fp32,
- * odd head dims, older chips) goes to the simple kernel, which covers everything. */
+/* attention.cu - which kernel a step's attention runs on. Sequences with one token come first in a batch, so each
+ * kernel gets a run of tokens: the decode kernel the first n_decode, the prefill kernel the rest. What neither covers
+ * (fp32, odd head dims, older chips) goes to the simple kernel, which covers everything. */
 #include "kernels/cuda/cuda.cuh"
 
 void cuda__attention(struct exec *e, void *o, const void *q, const struct kv_cache *kv, int layer, const void *k_bias,

@@ -1,29 +1,29 @@
 /* attention_decode.cu - attention of sequences that have one token in the step, over the paged KV.
  *
- *     o[h] = sum over p of e^(s[p] - m) v[p] / sum over p of e^(s[p] - m),  s[p] = (q[h] . k[p]) / sqrt(D),  m = max s[p]
- * o, q [T, H D] act; p runs over the kv_len positions of the token's sequence. Query heads that share a KV head share its
- * bytes: S' = K Q' [positions, heads] and O' = V' P' [D, heads] on mma.sync m16n8k16. K and V, row by row as they lie in
- * the cache, are the 16-row operand, and 8 of the G = H / K heads the 8 columns ("tile"; beyond 8 heads, another tile
- * reads the same K and V at the same time, out of the L2).
+ *     o[h] = sum over p of e^(s[p] - m) v[p] / sum over p of e^(s[p] - m),  s[p] = (q[h] . k[p]) / sqrt(D),  m = max
+ * s[p] o, q [T, H D] act; p runs over the kv_len positions of the token's sequence. Query heads that share a KV head
+ * share its bytes: S' = K Q' [positions, heads] and O' = V' P' [D, heads] on mma.sync m16n8k16. K and V, row by row as
+ * they lie in the cache, are the 16-row operand, and 8 of the G = H / K heads the 8 columns ("tile"; beyond 8 heads,
+ * another tile reads the same K and V at the same time, out of the L2).
  *
  * A context is cut at absolute positions, so that a result depends on nothing but its own sequence:
  *     leaf       32 positions: one softmax: m, l = sum of e^(s - m), o = the sum of e^(s - m) v
  *     levels     4 leaves, 16, 64 and 256: each is 4 of the one before, folded one after the other; then
  *     row        all 256s, likewise
- * attend: each warp, on its own, takes parts of rows: a part is 1, 4 or 16 leaves, whichever gives all warps work, so the
- *     choice changes no bit. As many blocks as fit at once; warp i takes parts i, i + n, ...; the copies of the next part
- *     begin before this one is done. A part's (m, l, o) goes to the workspace.
- * fold_parts: a block per row and query head. A warp folds 16 parts, two levels; then threads go over what warps have.
- *     Where no row has more than one part there is nothing to fold.
+ * attend: each warp, on its own, takes parts of rows: a part is 1, 4 or 16 leaves, whichever gives all warps work, so
+ * the choice changes no bit. As many blocks as fit at once; warp i takes parts i, i + n, ...; the copies of the next
+ * part begin before this one is done. A part's (m, l, o) goes to the workspace. fold_parts: a block per row and query
+ * head. A warp folds 16 parts, two levels; then threads go over what warps have. Where no row has more than one part
+ * there is nothing to fold.
  *
- * A warp copies a leaf's K and V asynchronously, 16 bytes a lane, into rows whose 16-byte segments are XORed with the row,
- * so that ldmatrix meets no bank conflict. K of the next leaf comes while P V is computed, V while the next K Q' is. Rows
- * beyond kv_len hold anything: their scores become -inf, and zeros are put in their V's place.
+ * A warp copies a leaf's K and V asynchronously, 16 bytes a lane, into rows whose 16-byte segments are XORed with the
+ * row, so that ldmatrix meets no bank conflict. K of the next leaf comes while P V is computed, V while the next K Q'
+ * is. Rows beyond kv_len hold anything: their scores become -inf, and zeros are put in their V's place.
  *
  * fp8: e4m3 is widened to f16, exactly, and so is q, times a power of two per head. K's scales multiply the scores, V's
- * the probabilities, relative to a power of two per leaf, so that P stays within f16. A 16-byte segment of K holds twice
- * as many dims as MMA wants, so a lane has 4 consecutive dims where it should have 2 and 2: q is permuted likewise.
- * k_bias: a second product, c . (cos p, sin p), with c as two f16 (kernels.h).
+ * the probabilities, relative to a power of two per leaf, so that P stays within f16. A 16-byte segment of K holds
+ * twice as many dims as MMA wants, so a lane has 4 consecutive dims where it should have 2 and 2: q is permuted
+ * likewise. k_bias: a second product, c . (cos p, sin p), with c as two f16 (kernels.h).
  *
  * Bytes: K and V once, 2 D elements a position and KV head; parts, G D floats each, twice. Accumulates in fp32; P is
  * rounded to the MMA's format. */
@@ -52,20 +52,21 @@ struct decode_args {
     const void *q;    /* [T, H D] act */
     const char *pool; /* at the layer's place in granule 0 */
     size_t granule_bytes;
-    const int32_t *kv_len, *block_table; /* [B], [B, max_blocks] */
-    const void *k_bias;                  /* [K D] act or NULL */
-    const float *cos_sin;                /* [max_positions, D] */
-    float *part_o;   /* [parts, sequences, H, D] */
-    float2 *part_ml; /* [parts, sequences, H]: m, l */
+    const int32_t *kv_len, *block_table;             /* [B], [B, max_blocks] */
+    const void *k_bias;                              /* [K D] act or NULL */
+    const float *cos_sin;                            /* [max_positions, D] */
+    float *part_o;                                   /* [parts, sequences, H, D] */
+    float2 *part_ml;                                 /* [parts, sequences, H]: m, l */
     uint32_t v_offset, scale_offset, v_scale_offset; /* from K to V; to K's scales; from those to V's */
     int max_blocks, P, H, K, G;
-    int tiles; /* of a KV head */
+    int tiles;              /* of a KV head */
     int first, n_sequences; /* of this launch */
-    int most_1, most_4; /* up to so many parts in all, a part is 1 leaf; 4 leaves */
-    bool one_part; /* no row has more than one: straight to o */
+    int most_1, most_4;     /* up to so many parts in all, a part is 1 leaf; 4 leaves */
+    bool one_part;          /* no row has more than one: straight to o */
 };
 
-/* ---- shared memory ------------------------------------------------------------------------------------------------- */
+/* ---- shared memory -------------------------------------------------------------------------------------------------
+ */
 
 template <int D, bool F8> constexpr int ROW_BYTES = F8 ? D : 2 * D; /* of K and V */
 template <int D, bool F8> constexpr int TILE_BYTES = LEAF *ROW_BYTES<D, F8>;
@@ -75,8 +76,8 @@ template <int D, bool F8> struct warp_smem {
     char k[TILE_BYTES<D, F8>], v[TILE_BYTES<D, F8>]; /* a leaf's, swizzled */
     float scales[2][LEAF];                           /* fp8: and its K's and V's scales */
 };
-/* The block's, behind its warps'. With a k_bias, each warp's c follows: [D / 16, 32] pairs of registers, then what is left
- * of c. */
+/* The block's, behind its warps'. With a k_bias, each warp's c follows: [D / 16, 32] pairs of registers, then what is
+ * left of c. */
 struct block_smem {
     int32_t kv_len[MOST_SEQUENCES];
     int32_t most[WARPS], unused[2];
@@ -91,22 +92,27 @@ template <int BYTES> __device__ static inline int swizzled(int row, int segment)
     return row * BYTES + ((segment ^ (BYTES >= 128 ? row & 7 : row >> 1 & 3)) << 4);
 }
 
-/* ---- instructions -------------------------------------------------------------------------------------------------- */
+/* ---- instructions --------------------------------------------------------------------------------------------------
+ */
 
-__device__ static inline uint32_t shared_address(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
+__device__ static inline uint32_t shared_address(const void *p) {
+    return (uint32_t)__cvta_generic_to_shared(p);
+}
 
 __device__ static inline void copy_16(uint32_t to, const char *from) {
     asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
 }
-__device__ static inline void copies_end(void) { asm volatile("cp.async.commit_group;" ::: "memory"); }
+__device__ static inline void copies_end(void) {
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
 /* Until all groups of this warp's copies but the last have arrived. */
 __device__ static inline void copies_wait(void) {
     asm volatile("cp.async.wait_group 1;" ::: "memory");
     __syncwarp();
 }
 
-/* Four 8 x 8 matrices of 16-bit elements: of lanes 8 i .. 8 i + 7, each has the address of a row of matrix i. A lane gets
- * 2 elements of row lane / 4 of each; transposed: of column lane / 4. */
+/* Four 8 x 8 matrices of 16-bit elements: of lanes 8 i .. 8 i + 7, each has the address of a row of matrix i. A lane
+ * gets 2 elements of row lane / 4 of each; transposed: of column lane / 4. */
 __device__ static inline void load_matrices(uint32_t r[4], uint32_t at) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -142,8 +148,8 @@ template <int WORDS> __device__ static inline void load_words_now(uint32_t *x, c
 template <typename A> constexpr bool IS_BF16 = false;
 template <> constexpr bool IS_BF16<__nv_bfloat16> = true;
 
-/* d [16, 8] += a [16, 16] b [16, 8]. A lane has rows lane / 4 (elements 0, 1) and 8 + lane / 4 (2, 3) of d, and its columns
- * lane % 4 * 2 and one more. */
+/* d [16, 8] += a [16, 16] b [16, 8]. A lane has rows lane / 4 (elements 0, 1) and 8 + lane / 4 (2, 3) of d, and its
+ * columns lane % 4 * 2 and one more. */
 template <bool BF16> __device__ static inline void mma(float d[4], const uint32_t a[4], const uint32_t b[2]) {
     if constexpr (BF16)
         asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
@@ -183,7 +189,8 @@ __device__ static inline float exp2_fast(float x) {
     return y;
 }
 
-/* ---- folding ------------------------------------------------------------------------------------------------------- */
+/* ---- folding -------------------------------------------------------------------------------------------------------
+ */
 
 /* (m, l, o) of some positions takes in (m2, l2, o2) of the ones behind them: m and l here, and o is to become
  * folded(o, o2). To fold into what is empty (m = -inf, all else 0), or what is empty, changes nothing; two empty ones
@@ -202,19 +209,23 @@ __device__ static inline float folded(float o, float o2, float keep, float take)
     return __fmaf_rn(o, keep, __fmul_rn(o2, take));
 }
 /* o / l; a zero loses its sign, which might tell how the tree was run. */
-__device__ static inline float finished(float o, float inverse_l) { return __fmaf_rn(o, inverse_l, 0.0f); }
+__device__ static inline float finished(float o, float inverse_l) {
+    return __fmaf_rn(o, inverse_l, 0.0f);
+}
 
-/* ---- copies -------------------------------------------------------------------------------------------------------- */
+/* ---- copies --------------------------------------------------------------------------------------------------------
+ */
 
-/* Positions of a sequence that a warp goes over. Lane i knows the block of group i of 16 positions, and the index of its
- * first row of this KV head in K or V of that block. */
+/* Positions of a sequence that a warp goes over. Lane i knows the block of group i of 16 positions, and the index of
+ * its first row of this KV head in K or V of that block. */
 struct places {
     uint64_t block;
     uint32_t row;
 };
 
 /* From what the block table has for this lane's group. Beyond kv_len that is anything; then any memory will do. */
-__device__ static inline struct places place(const struct decode_args &a, int32_t granule, int group, int k, int kv_len) {
+__device__ static inline struct places place(const struct decode_args &a, int32_t granule, int group, int k,
+                                             int kv_len) {
     const int block_groups = a.P / GROUP;
     if (group * GROUP >= kv_len) granule = 0;
     return {(uint64_t)(a.pool + (size_t)granule * a.granule_bytes),
@@ -237,7 +248,8 @@ __device__ static inline void copy_tile(char *tile, const struct places &places,
         const char *from = (const char *)block + (size_t)first * BYTES + offset + lane * 16;
 #pragma unroll
         for (int j = 0; j < GROUP * BYTES / 512; j++) /* 16 rows are in one piece */
-            copy_16(to + i * GROUP * BYTES + swizzled<BYTES>((j * 512 + lane * 16) / BYTES, lane % (BYTES / 16)), from + j * 512);
+            copy_16(to + i * GROUP * BYTES + swizzled<BYTES>((j * 512 + lane * 16) / BYTES, lane % (BYTES / 16)),
+                    from + j * 512);
     }
 }
 
@@ -260,10 +272,13 @@ __device__ static inline void copy_values(struct warp_smem<D, F8> *s, const stru
     copy_tile<ROW_BYTES<D, F8>>(s->v, places, leaf, a.v_offset);
 }
 
-/* ---- queries ------------------------------------------------------------------------------------------------------- */
+/* ---- queries -------------------------------------------------------------------------------------------------------
+ */
 
-/* Starts loading q [n_heads, D]: lane l has head l / 4. In the MMA's order of dims; fp8: dims 16 i + 4 (l % 4) .. in q[i]. */
-template <typename A, int D, bool F8> __device__ static inline void load_queries(uint32_t (*q)[2], const A *heads, int n_heads) {
+/* Starts loading q [n_heads, D]: lane l has head l / 4. In the MMA's order of dims; fp8: dims 16 i + 4 (l % 4) .. in
+ * q[i]. */
+template <typename A, int D, bool F8>
+__device__ static inline void load_queries(uint32_t (*q)[2], const A *heads, int n_heads) {
     const int lane = threadIdx.x % 32;
     const A *from = heads + lane / 4 * D;
 #pragma unroll
@@ -301,8 +316,8 @@ template <typename A> __device__ static inline void widen_4(float x[4], const ui
     }
 }
 
-/* q as loaded becomes f16; returns what its scores are to be multiplied by. With a bias (that of the KV head), c goes to
- * shared memory, and *c_inverse is its factor. */
+/* q as loaded becomes f16; returns what its scores are to be multiplied by. With a bias (that of the KV head), c goes
+ * to shared memory, and *c_inverse is its factor. */
 template <typename A, int D>
 __device__ static inline float queries_to_f16(uint32_t (*q)[2], const A *bias, uint2 *c_shared, float *c_inverse) {
     const int lane = threadIdx.x % 32;
@@ -369,7 +384,8 @@ __device__ static inline struct factors prepare_queries(uint32_t (*q)[2], const 
     return f;
 }
 
-/* ---- a leaf -------------------------------------------------------------------------------------------------------- */
+/* ---- a leaf --------------------------------------------------------------------------------------------------------
+ */
 
 /* s[t] [16, 8]: positions 16 t .. of the tile of K times the heads. */
 template <bool BF16, int D, bool F8>
@@ -402,7 +418,8 @@ __device__ static inline void multiply_keys(float (*s)[4], const uint32_t (*q)[2
 
 /* s[t] likewise: rows of the rope table, whose entries are f16 already, or close, times c. */
 template <int D>
-__device__ static inline void multiply_rotations(float (*s)[4], const uint2 *c, const float *cos_sin, int first, int n_valid) {
+__device__ static inline void multiply_rotations(float (*s)[4], const uint2 *c, const float *cos_sin, int first,
+                                                 int n_valid) {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int t = 0; t < LEAF / 16; t++) {
@@ -414,7 +431,8 @@ __device__ static inline void multiply_rotations(float (*s)[4], const uint2 *c, 
 #pragma unroll 2
         for (int i = 0; i < D / 16; i++) {
             const float4 x = row[0][4 * i], y = row[1][4 * i];
-            const uint32_t a[4] = {pack<false>(x.x, x.y), pack<false>(y.x, y.y), pack<false>(x.z, x.w), pack<false>(y.z, y.w)};
+            const uint32_t a[4] = {pack<false>(x.x, x.y), pack<false>(y.x, y.y), pack<false>(x.z, x.w),
+                                   pack<false>(y.z, y.w)};
             const uint2 most = c[i * 32 + lane], rest = c[(D / 16 + i) * 32 + lane];
             const uint32_t b[2] = {most.x, most.y}, b2[2] = {rest.x, rest.y};
             mma<false>(s[t], a, b2);
@@ -423,8 +441,8 @@ __device__ static inline void multiply_rotations(float (*s)[4], const uint2 *c, 
     }
 }
 
-/* y [16, 8]: dims 16 t .. of the tile of V, transposed, times P [32, heads]. fp8: rows 0-7 are the even dims, rows 8-15 the
- * odd ones, for that is how the transposed pairs of bytes come. */
+/* y [16, 8]: dims 16 t .. of the tile of V, transposed, times P [32, heads]. fp8: rows 0-7 are the even dims, rows 8-15
+ * the odd ones, for that is how the transposed pairs of bytes come. */
 template <bool BF16, int D, bool F8>
 __device__ static inline void multiply_values(float y[4], const uint32_t (*p)[2], uint32_t tile, int t) {
     constexpr int BYTES = ROW_BYTES<D, F8>;
@@ -435,7 +453,8 @@ __device__ static inline void multiply_values(float y[4], const uint32_t (*p)[2]
 #pragma unroll
         for (int i = 0; i < LEAF / 16; i++) {
             const uint32_t x = __byte_perm(a[2 * i], 0, 0x3120), z = __byte_perm(a[2 * i + 1], 0, 0x3120);
-            const uint32_t wide[4] = {widen_e4m3(x & 0xffff), widen_e4m3(x >> 16), widen_e4m3(z & 0xffff), widen_e4m3(z >> 16)};
+            const uint32_t wide[4] = {widen_e4m3(x & 0xffff), widen_e4m3(x >> 16), widen_e4m3(z & 0xffff),
+                                      widen_e4m3(z >> 16)};
             mma<false>(y, wide, p[i]);
         }
     } else {
@@ -448,9 +467,7 @@ __device__ static inline void multiply_values(float y[4], const uint32_t (*p)[2]
 }
 
 /* Heads lane % 4 * 2 + i have m[i] and l[i]; o[t] are MMA tiles [16 dims, 8 heads]. */
-template <int D> struct state {
-    float m[2], l[2], o[D / 16][4];
-};
+template <int D> struct state { float m[2], l[2], o[D / 16][4]; };
 template <int D> __device__ static inline void clear(struct state<D> &s) {
     for (int i = 0; i < 2; i++) s.m[i] = -INFINITY, s.l[i] = 0;
     for (int t = 0; t < D / 16; t++)
@@ -463,7 +480,8 @@ template <int D> __device__ static inline void fold_state(struct state<D> &to, c
         for (int i = 0; i < 4; i++) to.o[t][i] = folded(to.o[t][i], from.o[t][i], w[i % 2].keep, w[i % 2].take);
 }
 
-/* x: a leaf's scores, in MMA tiles [16 positions, 8 heads]; v_scale: of V, by row of those tiles, relative to v_unit. */
+/* x: a leaf's scores, in MMA tiles [16 positions, 8 heads]; v_scale: of V, by row of those tiles, relative to v_unit.
+ */
 struct leaf_scores {
     float x[LEAF / 16][4], v_scale[LEAF / 16][2], v_unit;
 };
@@ -499,8 +517,8 @@ __device__ static inline void score_leaf(struct leaf_scores &s, const uint32_t (
 
 /* Adds the k_bias's share to the scores of the leaf at position `first`. */
 template <int D>
-__device__ static inline void add_bias(struct leaf_scores &s, const struct factors &f, const uint2 *c, const float *cos_sin,
-                                       int first, int n_valid) {
+__device__ static inline void add_bias(struct leaf_scores &s, const struct factors &f, const uint2 *c,
+                                       const float *cos_sin, int first, int n_valid) {
     float y[LEAF / 16][4] = {};
     multiply_rotations<D>(y, c, cos_sin, first, n_valid);
     for (int t = 0; t < LEAF / 16; t++)
@@ -510,8 +528,8 @@ __device__ static inline void add_bias(struct leaf_scores &s, const struct facto
 /* Folds the leaf's m and l into the run's; p becomes its probabilities [32, heads] as the MMA wants them, and o is to
  * become folded(o, P V, keep, take). */
 template <bool BF16, int D, bool F8>
-__device__ static inline void softmax_leaf(uint32_t (*p)[2], struct weights w[2], struct state<D> &run, struct leaf_scores &s,
-                                           int n_valid) {
+__device__ static inline void softmax_leaf(uint32_t (*p)[2], struct weights w[2], struct state<D> &run,
+                                           struct leaf_scores &s, int n_valid) {
     const int lane = threadIdx.x % 32;
     if (n_valid < LEAF)
         for (int t = 0; t < LEAF / 16; t++)
@@ -557,7 +575,8 @@ __device__ static inline void output_leaf(struct state<D> &run, const uint32_t (
     }
 }
 
-/* ---- parts --------------------------------------------------------------------------------------------------------- */
+/* ---- parts ---------------------------------------------------------------------------------------------------------
+ */
 
 /* Leaves of a part, the same for all of a launch: from the longest row, so that a bound on lengths matters little. */
 __device__ static inline int part_leaves(const struct decode_args &a, int most_kv_len) {
@@ -595,7 +614,8 @@ __device__ static inline int count_heads(const struct item &i, const struct deco
 
 /* A part's result, straight to o where it is the only one of its row. */
 template <typename A, int D, bool F8>
-__device__ static inline void store_part(const struct decode_args &a, const struct item &item, const struct state<D> &s) {
+__device__ static inline void store_part(const struct decode_args &a, const struct item &item,
+                                         const struct state<D> &s) {
     const int lane = threadIdx.x % 32, head = first_head(item, a), n_heads = count_heads(item, a);
     const size_t row = (size_t)(a.first + item.b) * a.H + head;
     const size_t part = ((size_t)item.part * a.n_sequences + item.b) * a.H + head;
@@ -623,10 +643,12 @@ __device__ static inline void store_part(const struct decode_args &a, const stru
     }
 }
 
-/* ---- the kernels --------------------------------------------------------------------------------------------------- */
+/* ---- the kernels ---------------------------------------------------------------------------------------------------
+ */
 
 template <typename A, int D, bool F8>
-__global__ static void __launch_bounds__(THREADS, WARPS_PER_SM / WARPS) attend(const __grid_constant__ struct decode_args a) {
+__global__ static void __launch_bounds__(THREADS, WARPS_PER_SM / WARPS)
+    attend(const __grid_constant__ struct decode_args a) {
     extern __shared__ __align__(128) char smem[];
     constexpr bool BF16 = IS_BF16<A> && !F8;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -635,8 +657,8 @@ __global__ static void __launch_bounds__(THREADS, WARPS_PER_SM / WARPS) attend(c
     uint2 *c = (uint2 *)(s + 1) + warp * BIAS_PAIRS<D>;
     const A *queries = (const A *)a.q + (size_t)a.first * a.H * D;
 
-    /* `ahead` is the item after the one that is computed: meanwhile its q and its first K are on their way. For the first
-     * item, all that it may need is asked for at once. */
+    /* `ahead` is the item after the one that is computed: meanwhile its q and its first K are on their way. For the
+     * first item, all that it may need is asked for at once. */
     const int n_tiles = a.K * a.tiles, n_rows = n_tiles * a.n_sequences;
     const int n_warps = gridDim.x * WARPS, w = blockIdx.x * WARPS + warp;
     const struct item by = {n_warps % n_tiles, n_warps / n_tiles % a.n_sequences, n_warps / n_rows};
@@ -652,7 +674,8 @@ __global__ static void __launch_bounds__(THREADS, WARPS_PER_SM / WARPS) attend(c
         most = max(most, n);
     }
     for (int i = 0, leaves = 1; i < 3; i++, leaves *= FANOUT)
-        granules[i] = table_entry(a, a.first + ahead.b, ahead.part * leaves * LEAF_GROUPS + lane % (leaves * LEAF_GROUPS));
+        granules[i] =
+            table_entry(a, a.first + ahead.b, ahead.part * leaves * LEAF_GROUPS + lane % (leaves * LEAF_GROUPS));
     load_queries<A, D, F8>(q, queries + ((size_t)ahead.b * a.H + first_head(ahead, a)) * D, count_heads(ahead, a));
     most = __reduce_max_sync(~0u, most);
     if (lane == 0) s->most[warp] = most;
@@ -698,7 +721,8 @@ __global__ static void __launch_bounds__(THREADS, WARPS_PER_SM / WARPS) attend(c
             if (last && more) {
                 const int group = ahead.part * groups + lane % groups;
                 next = place(a, granule, group, kv_head(ahead, a), s->kv_len[ahead.b]);
-                load_queries<A, D, F8>(q, queries + ((size_t)ahead.b * a.H + first_head(ahead, a)) * D, count_heads(ahead, a));
+                load_queries<A, D, F8>(q, queries + ((size_t)ahead.b * a.H + first_head(ahead, a)) * D,
+                                       count_heads(ahead, a));
             }
             const struct places from = {last ? next.block : places.block, last ? next.row : places.row};
             if (!last || more) copy_keys<D, F8>(mine, from, last ? 0 : leaf + 1, a);
@@ -720,9 +744,7 @@ __global__ static void __launch_bounds__(THREADS, WARPS_PER_SM / WARPS) attend(c
 }
 
 /* N dims of some positions. */
-template <int N> struct partial {
-    float m, l, o[N];
-};
+template <int N> struct partial { float m, l, o[N]; };
 template <int N> __device__ static inline void clear(struct partial<N> &x) {
     x.m = -INFINITY, x.l = 0;
     for (int i = 0; i < N; i++) x.o[i] = 0;
@@ -746,8 +768,10 @@ template <typename A, int N> __device__ static inline void store_vector(A *out, 
     uint32_t words[N / 2];
     for (int i = 0; i < N / 2; i++)
         words[i] = pack<IS_BF16<A>>(finished(o[2 * i], inverse_l), finished(o[2 * i + 1], inverse_l));
-    if constexpr (N == 4) *(uint2 *)out = make_uint2(words[0], words[1]);
-    else *(uint32_t *)out = words[0];
+    if constexpr (N == 4)
+        *(uint2 *)out = make_uint2(words[0], words[1]);
+    else
+        *(uint32_t *)out = words[0];
 }
 
 /* Grid (H, sequences); up to FOLD_WARPS warps, of which the first finishes. */
@@ -756,7 +780,8 @@ __global__ static void __launch_bounds__(FOLD_WARPS * 32) fold_parts(const __gri
     constexpr int N = D / 32; /* dims of a lane */
     __shared__ struct partial<N> folds[FOLD_WARPS][32];
     __shared__ int shared_most[FOLD_WARPS];
-    const int n_warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32, h = blockIdx.x, b = blockIdx.y;
+    const int n_warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32, h = blockIdx.x,
+              b = blockIdx.y;
     const size_t row = (size_t)b * a.H + h, stride = (size_t)a.n_sequences * a.H;
     pdl_trigger();
     pdl_wait();
@@ -822,7 +847,8 @@ __global__ static void __launch_bounds__(FOLD_WARPS * 32) fold_parts(const __gri
     if (warp == 0) store_vector<A, N>((A *)a.o + ((size_t)a.first * a.H + row) * D + lane * N, all.o, 1.0f / all.l);
 }
 
-/* ---- launching ----------------------------------------------------------------------------------------------------- */
+/* ---- launching -----------------------------------------------------------------------------------------------------
+ */
 
 template <typename A, int D, bool F8>
 static void launch(struct exec *e, const struct decode_args *a, int n_blocks, int fold_warps) {
@@ -832,10 +858,12 @@ static void launch(struct exec *e, const struct decode_args *a, int n_blocks, in
     if (!a->one_part) cuda_launch(e, (fold_parts<A, D>), dim3(a->H, a->n_sequences), fold_warps * 32, 0, *a);
 }
 
-static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
+static size_t smaller(size_t a, size_t b) {
+    return a < b ? a : b;
+}
 
-bool cuda__attention_decode(struct exec *e, void *o, const void *q, const struct kv_cache *kv, int layer, const void *k_bias,
-                            const struct rope *rope, const struct batch *batch, int H) {
+bool cuda__attention_decode(struct exec *e, void *o, const void *q, const struct kv_cache *kv, int layer,
+                            const void *k_bias, const struct rope *rope, const struct batch *batch, int H) {
     const struct cuda_state *s = cuda_of(e);
     const struct kv_layout *v = &kv->layout;
     const enum dtype act = e->options.dtype;
@@ -872,13 +900,19 @@ bool cuda__attention_decode(struct exec *e, void *o, const void *q, const struct
         const int n_rows = a.n_sequences * K * tiles;
         const int blocks = (int)smaller(div_up(n_rows, WARPS) * (size_t)n_leaves, (size_t)n_warps / WARPS);
         /* The most parts that a row may have come to be, whatever a part turns out to be. */
-        const int at_1 = (int)smaller(n_leaves, a.most_1 / n_rows), at_4 = (int)smaller(div_up(n_leaves, FANOUT), a.most_4 / n_rows);
-        const int at_16 = div_up(n_leaves, MOST_LEAVES), n_parts = at_1 > at_4 ? (at_1 > at_16 ? at_1 : at_16) : (at_4 > at_16 ? at_4 : at_16);
+        const int at_1 = (int)smaller(n_leaves, a.most_1 / n_rows),
+                  at_4 = (int)smaller(div_up(n_leaves, FANOUT), a.most_4 / n_rows);
+        const int at_16 = div_up(n_leaves, MOST_LEAVES),
+                  n_parts = at_1 > at_4 ? (at_1 > at_16 ? at_1 : at_16) : (at_4 > at_16 ? at_4 : at_16);
         const int folds = (int)smaller(div_up(n_parts, FOLD_PARTS), FOLD_WARPS);
-        if (D == 128 && bf16) (f8 ? launch<__nv_bfloat16, 128, true> : launch<__nv_bfloat16, 128, false>)(e, &a, blocks, folds);
-        else if (D == 128) (f8 ? launch<__half, 128, true> : launch<__half, 128, false>)(e, &a, blocks, folds);
-        else if (bf16) (f8 ? launch<__nv_bfloat16, 64, true> : launch<__nv_bfloat16, 64, false>)(e, &a, blocks, folds);
-        else (f8 ? launch<__half, 64, true> : launch<__half, 64, false>)(e, &a, blocks, folds);
+        if (D == 128 && bf16)
+            (f8 ? launch<__nv_bfloat16, 128, true> : launch<__nv_bfloat16, 128, false>)(e, &a, blocks, folds);
+        else if (D == 128)
+            (f8 ? launch<__half, 128, true> : launch<__half, 128, false>)(e, &a, blocks, folds);
+        else if (bf16)
+            (f8 ? launch<__nv_bfloat16, 64, true> : launch<__nv_bfloat16, 64, false>)(e, &a, blocks, folds);
+        else
+            (f8 ? launch<__half, 64, true> : launch<__half, 64, false>)(e, &a, blocks, folds);
     }
     return true;
 }

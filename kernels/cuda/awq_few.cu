@@ -1,27 +1,27 @@
-/* awq_few.cu - y = x W' for 4-bit weights and up to eight tokens, which is the decode step of a few sequences: the weights
- * are read once, at memory speed, and the next kernel's weights are already on their way meanwhile.
+/* awq_few.cu - y = x W' for 4-bit weights and up to eight tokens, which is the decode step of a few sequences: the
+ * weights are read once, at memory speed, and the next kernel's weights are already on their way meanwhile.
  *
  *     y[t, n] = sum over k of x[t, k] w[n, k]     w = round_f16((q - zero) * scale), x [T, K] f16, T <= 8, fp32 sums
  *
- * mma.m16n8k16 with the weights as A (awq.cuh: 16 bytes of a lane are its fragments of 16 x 64 weights) and the tokens as the
- * eight columns of B.
+ * mma.m16n8k16 with the weights as A (awq.cuh: 16 bytes of a lane are its fragments of 16 x 64 weights) and the tokens
+ * as the eight columns of B.
  *
- * Work. A block, one an SM, has some strips of 16 rows (for SILU_MUL pairs of them: gate and up), over all of K. Their units,
- * a strip's 128 inputs (1 KB) each, are numbered strip by strip and divided evenly among the block's warps. Each warp has a
- * ring of DEPTH units in shared memory, filled by cp.async; x lies beside it, all of it. No sum crosses a block: waiting
- * for other blocks would cost more than the unevenness of whole strips does (5120 rows on 132 SMs: 3 strips where 2.4
- * would be even, 0.7 us of 3.6).
+ * Work. A block, one an SM, has some strips of 16 rows (for SILU_MUL pairs of them: gate and up), over all of K. Their
+ * units, a strip's 128 inputs (1 KB) each, are numbered strip by strip and divided evenly among the block's warps. Each
+ * warp has a ring of DEPTH units in shared memory, filled by cp.async; x lies beside it, all of it. No sum crosses a
+ * block: waiting for other blocks would cost more than the unevenness of whole strips does (5120 rows on 132 SMs: 3
+ * strips where 2.4 would be even, 0.7 us of 3.6).
  *
  * Sums. A warp adds a strip's units in order of k, even and odd 16s of inputs apart, and leaves its piece in shared
  * memory; after a barrier the pieces of each strip are added in order of k. So the order of every sum depends on
  * (rows, K) and the number of SMs alone.
  *
  * PDL. A block fills its rings before it waits for x, so it had better be on its SM early; but where two blocks of such
- * kernels fit on an SM, now and then both are of one kernel, and another SM has none (measured: 112 us for the linears of
- * a layer of Qwen3-14B, and 71 where only one fits). So a block takes at least LEAST_BYTES of shared memory.
+ * kernels fit on an SM, now and then both are of one kernel, and another SM has none (measured: 112 us for the linears
+ * of a layer of Qwen3-14B, and 71 where only one fits). So a block takes at least LEAST_BYTES of shared memory.
  *
- * Bytes: the matrix once, x once a block. Instructions per unit and warp: 8 words of 13 to dequantise, 8 mma, 4 ldmatrix,
- * about 30 others. */
+ * Bytes: the matrix once, x once a block. Instructions per unit and warp: 8 words of 13 to dequantise, 8 mma, 4
+ * ldmatrix, about 30 others. */
 #include "kernels/cuda/awq.cuh"
 #include "kernels/cuda/norm.cuh"
 
@@ -32,10 +32,10 @@ enum {
     STAGE_DATA = 2 * AWQ_TILE_BYTES,
     STAGE_ZEROS = STAGE_DATA + AWQ_SCALE_BYTES,
     STAGE_BYTES = STAGE_ZEROS + AWQ_ZERO_BYTES + 16, /* a multiple of 64 */
-    GROUP_BYTES = AWQ_GROUP * 2,                      /* of a row of x */
-    X_PAD = 16,                /* so that the 8 rows that ldmatrix reads at once lie in different banks */
-    PIECE = 32,                /* float4: a strip's sums of eight tokens as mma leaves them */
-    LEAST_BYTES = 118 << 10,   /* of shared memory: two blocks do not fit on an SM */
+    GROUP_BYTES = AWQ_GROUP * 2,                     /* of a row of x */
+    X_PAD = 16,              /* so that the 8 rows that ldmatrix reads at once lie in different banks */
+    PIECE = 32,              /* float4: a strip's sums of eight tokens as mma leaves them */
+    LEAST_BYTES = 118 << 10, /* of shared memory: two blocks do not fit on an SM */
     MOST_BYTES = 225 << 10,
 };
 static_assert(STAGE_BYTES % 64 == 0, "stages are copied and read 16 bytes at a time");
@@ -50,14 +50,19 @@ struct few {
     int n_groups, n_lots; /* lots: strips, or for SILU_MUL pairs of a gate's and an up's */
 };
 
-/* ---- loading --------------------------------------------------------------------------------------------------------- */
+/* ---- loading
+ * --------------------------------------------------------------------------------------------------------- */
 
-__device__ static inline uint32_t shared_address(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
+__device__ static inline uint32_t shared_address(const void *p) {
+    return (uint32_t)__cvta_generic_to_shared(p);
+}
 
 __device__ static inline void copy_16(uint32_t to, const void *from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
 }
-__device__ static inline void copies_commit(void) { asm volatile("cp.async.commit_group;" ::: "memory"); }
+__device__ static inline void copies_commit(void) {
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
 template <int PENDING> __device__ static inline void copies_wait(void) {
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
@@ -79,7 +84,8 @@ __device__ static inline void loader_seek(struct loader &l, const struct few &a,
 }
 
 /* Loads the next unit, if there is one, as a group of copies of its own. */
-template <int DEPTH> __device__ static inline void load_unit(struct loader &l, const struct few &a, int first_lot, int lane) {
+template <int DEPTH>
+__device__ static inline void load_unit(struct loader &l, const struct few &a, int first_lot, int lane) {
     if (l.left > 0) {
         const uint32_t to = l.ring + l.at;
         copy_16(to + lane * 16, l.data);
@@ -111,7 +117,8 @@ __device__ static inline void load_x(char *to, int stride, const struct few &a, 
     }
 }
 
-/* ---- multiplying ----------------------------------------------------------------------------------------------------- */
+/* ---- multiplying
+ * ----------------------------------------------------------------------------------------------------- */
 
 __device__ static inline void load_matrices(uint32_t b[4], uint32_t address) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -127,8 +134,8 @@ __device__ static inline void multiply(float d[4], const uint32_t a[4], uint32_t
 }
 
 /* sums [even or odd 16s][4] += a unit times x; x is what this lane gives ldmatrix at the unit's first input. */
-__device__ static inline void multiply_unit(float sums[2][4], const uint4 low, const uint4 high, const struct awq_scale &scale,
-                                            uint32_t x) {
+__device__ static inline void multiply_unit(float sums[2][4], const uint4 low, const uint4 high,
+                                            const struct awq_scale &scale, uint32_t x) {
     const uint32_t words[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 #pragma unroll
     for (int k = 0; k < 8; k += 2) { /* of 16 inputs */
@@ -141,10 +148,11 @@ __device__ static inline void multiply_unit(float sums[2][4], const uint4 low, c
     }
 }
 
-/* ---- the end --------------------------------------------------------------------------------------------------------- */
+/* ---- the end
+ * --------------------------------------------------------------------------------------------------------- */
 
-/* The sum over the warps that have units of a strip, in order of k. Warp w's piece of strip `local` is number local + w:
- * along a block's units one of the two grows at a time, so no two share a number. */
+/* The sum over the warps that have units of a strip, in order of k. Warp w's piece of strip `local` is number local +
+ * w: along a block's units one of the two grows at a time, so no two share a number. */
 __device__ static inline float4 add_pieces(const float4 *pieces, int local, int n_units, int n_groups, int lane) {
     const int begin = local * n_groups, end = begin + n_groups;
     int w = (int)((unsigned)begin * WARPS / (unsigned)n_units);
@@ -157,8 +165,8 @@ __device__ static inline float4 add_pieces(const float4 *pieces, int local, int 
     return sum;
 }
 
-/* Four sums of a lane as mma leaves them: with g = lane / 4, j = lane % 4, elements 0 and 1 are row g of the lot and tokens
- * 2j, 2j + 1; 2 and 3 row g + 8. */
+/* Four sums of a lane as mma leaves them: with g = lane / 4, j = lane % 4, elements 0 and 1 are row g of the lot and
+ * tokens 2j, 2j + 1; 2 and 3 row g + 8. */
 __device__ static inline void store(const struct few &a, int lot, int lane, float4 sum, float4 up) {
     const float s[4] = {sum.x, sum.y, sum.z, sum.w}, u[4] = {up.x, up.y, up.z, up.w};
     const bool silu = a.epilogue == EPILOGUE_SILU_MUL;
@@ -182,9 +190,11 @@ __device__ static inline void store(const struct few &a, int lot, int lane, floa
     }
 }
 
-/* ---- the kernel ------------------------------------------------------------------------------------------------------ */
+/* ---- the kernel
+ * ------------------------------------------------------------------------------------------------------ */
 
-/* Grid: blocks. Dynamic shared memory: rings [WARPS][DEPTH][STAGE_BYTES], pieces [strips + WARPS][PIECE], x [T][stride]. */
+/* Grid: blocks. Dynamic shared memory: rings [WARPS][DEPTH][STAGE_BYTES], pieces [strips + WARPS][PIECE], x
+ * [T][stride]. */
 template <int DEPTH> __global__ static void __launch_bounds__(THREADS, 2) awq_few(const struct few a) {
     extern __shared__ __align__(128) char shared[];
     __shared__ float norm_sums[TOKENS * NORM_WARPS], norm_of[TOKENS];
@@ -192,7 +202,8 @@ template <int DEPTH> __global__ static void __launch_bounds__(THREADS, 2) awq_fe
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const bool silu = a.epilogue == EPILOGUE_SILU_MUL;
     const int first_lot = (int)((unsigned)a.n_lots * blockIdx.x / gridDim.x);
-    const int n_own = (int)((unsigned)a.n_lots * (blockIdx.x + 1) / gridDim.x) - first_lot, n_local = silu ? 2 * n_own : n_own;
+    const int n_own = (int)((unsigned)a.n_lots * (blockIdx.x + 1) / gridDim.x) - first_lot,
+              n_local = silu ? 2 * n_own : n_own;
     const int n_units = n_local * a.n_groups;
     const int begin = n_units * warp / WARPS, end = n_units * (warp + 1) / WARPS;
     char *const ring = shared + warp * DEPTH * STAGE_BYTES;
@@ -200,8 +211,8 @@ template <int DEPTH> __global__ static void __launch_bounds__(THREADS, 2) awq_fe
     char *const x = (char *)(pieces + (n_local + WARPS) * PIECE);
     const int x_stride = a.K * 2 + X_PAD;
 
-    struct loader loader = {.ring = shared_address(ring), .left = end - begin, .local = begin / a.n_groups,
-                            .group = begin % a.n_groups};
+    struct loader loader = {
+        .ring = shared_address(ring), .left = end - begin, .local = begin / a.n_groups, .group = begin % a.n_groups};
     loader_seek(loader, a, first_lot, lane);
 #pragma unroll 1
     for (int i = 0; i < DEPTH; i++) load_unit<DEPTH>(loader, a, first_lot, lane);
@@ -218,7 +229,8 @@ template <int DEPTH> __global__ static void __launch_bounds__(THREADS, 2) awq_fe
         copies_wait<DEPTH - 1>();
         __syncwarp(); /* all lanes' copies are there */
         const char *stage = ring + at;
-        const uint4 low = *(const uint4 *)(stage + lane * 16), high = *(const uint4 *)(stage + AWQ_TILE_BYTES + lane * 16);
+        const uint4 low = *(const uint4 *)(stage + lane * 16),
+                    high = *(const uint4 *)(stage + AWQ_TILE_BYTES + lane * 16);
         const struct awq_scale scale = awq_scale_of(*(const uint32_t *)(stage + STAGE_DATA + lane / 4 * 4),
                                                     *(const uint16_t *)(stage + STAGE_ZEROS + lane / 4 * 2));
         __syncwarp(); /* all lanes have read */
@@ -241,7 +253,8 @@ template <int DEPTH> __global__ static void __launch_bounds__(THREADS, 2) awq_fe
     }
 }
 
-/* ---- launching ------------------------------------------------------------------------------------------------------- */
+/* ---- launching
+ * ------------------------------------------------------------------------------------------------------- */
 
 template <int DEPTH> static void launch(struct exec *e, const struct few &a, int grid, size_t smem) {
     cuda_allow_smem(e, awq_few<DEPTH>, smem);
@@ -252,10 +265,20 @@ bool cuda__awq_few(struct exec *e, const struct linear_args *l) {
     struct cuda_state *s = cuda_of(e);
     const struct matrix *w = l->w;
     const bool silu = l->epilogue == EPILOGUE_SILU_MUL;
-    const struct few a = {.data = (const char *)w->data, .scales = (const char *)w->scales, .zeros = (const char *)w->zeros,
-                          .x = (const __half *)l->x, .bias = (const __half *)l->bias, .norm = (const __half *)l->norm,
-                          .y = l->y, .eps = l->eps, .epilogue = l->epilogue, .T = l->T, .rows = w->rows, .K = w->cols,
-                          .n_groups = w->cols / AWQ_GROUP, .n_lots = w->rows / AWQ_STRIP / (silu ? 2 : 1)};
+    const struct few a = {.data = (const char *)w->data,
+                          .scales = (const char *)w->scales,
+                          .zeros = (const char *)w->zeros,
+                          .x = (const __half *)l->x,
+                          .bias = (const __half *)l->bias,
+                          .norm = (const __half *)l->norm,
+                          .y = l->y,
+                          .eps = l->eps,
+                          .epilogue = l->epilogue,
+                          .T = l->T,
+                          .rows = w->rows,
+                          .K = w->cols,
+                          .n_groups = w->cols / AWQ_GROUP,
+                          .n_lots = w->rows / AWQ_STRIP / (silu ? 2 : 1)};
     if (l->T > TOKENS || s->arch < 90 || (silu && w->rows % (2 * AWQ_STRIP))) return false;
     if (a.n_groups * (silu ? 2 : 1) < WARPS) return false; /* a warp would have nothing to do */
     const int grid = s->n_sms < a.n_lots ? s->n_sms : a.n_lots, n_local = div_up(a.n_lots, grid) * (silu ? 2 : 1);
@@ -270,10 +293,15 @@ bool cuda__awq_few(struct exec *e, const struct linear_args *l) {
     }
     if (!depth) return false;
     if (smem < LEAST_BYTES) smem = LEAST_BYTES;
-    if (depth == 6) launch<6>(e, a, grid, smem);
-    else if (depth == 5) launch<5>(e, a, grid, smem);
-    else if (depth == 4) launch<4>(e, a, grid, smem);
-    else if (depth == 3) launch<3>(e, a, grid, smem);
-    else launch<2>(e, a, grid, smem);
+    if (depth == 6)
+        launch<6>(e, a, grid, smem);
+    else if (depth == 5)
+        launch<5>(e, a, grid, smem);
+    else if (depth == 4)
+        launch<4>(e, a, grid, smem);
+    else if (depth == 3)
+        launch<3>(e, a, grid, smem);
+    else
+        launch<2>(e, a, grid, smem);
     return true;
 }
