@@ -9,8 +9,8 @@
 
 struct kernel_ops {
     const char *name; /* "cpu x86-64-v4": for people */
-
     bool is_gpu;
+
     int (*open)(struct exec *e, char *err, size_t err_bytes); /* fills e->state from e->options */
     void (*close)(struct exec *e);                            /* accepts a half-opened exec */
     void (*finish)(struct exec *e);                           /* waits; may latch with exec__fail */
@@ -78,8 +78,8 @@ struct exec {
     struct exec_options options; /* n_threads resolved */
     void *state;                 /* owned by the backend */
     char label[64];
-    double marks[EXEC_SLOTS]; /* CPU: exec_record's clock */
-    bool failed; /* the latch: ops are no-ops until exec_finish has reported it */
+    double marks[EXEC_SLOTS];    /* CPU: exec_record's clock */
+    bool failed;                 /* the latch: ops are no-ops until exec_finish has reported it */
     char failure[ERR_BYTES];
 };
 
