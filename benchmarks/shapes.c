@@ -1,7 +1,6 @@
 /* shapes.c - the sizes of a model: from a shape file or a folder. */
 #include "benchmarks/measure.h"
 
-#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -37,19 +36,12 @@ static void name_of(struct bench_model *m, const char *path) {
     if (end && !strcmp(end, ".json")) *end = 0;
 }
 
-int bench_model_find(char *path, size_t path_bytes, const char *name, char *err, size_t err_bytes) {
-    char found[PATH_MAX];
-    if (strchr(name, '/') || access(name, R_OK) == 0 || !find_shape(found, name))
-        return model_find(name, path, path_bytes, err, err_bytes);
-    if ((size_t)snprintf(path, path_bytes, "%s", found) < path_bytes) return 0;
-    return fail(err, err_bytes, STATUS_TOO_LARGE, "%s: a path of that length is too long", found);
-}
-
 int bench_model_open(struct bench_model *m, const char *name, char *err, size_t err_bytes) {
-    char path[PATH_MAX];
+    int status = 0;
     *m = (struct bench_model){0};
-    int status = bench_model_find(path, sizeof path, name, err, err_bytes);
-    if (!status) status = model_config_load(&m->config, path, err, err_bytes);
+    if (strchr(name, '/') || access(name, R_OK) == 0 || !find_shape(m->path, name))
+        status = model_find(name, m->path, sizeof m->path, err, err_bytes);
+    if (!status) status = model_config_load(&m->config, m->path, err, err_bytes);
     name_of(m, name);
     m->group = m->config.quantization.group;
     m->act = m->group ? DTYPE_F16 : m->config.dtype;
