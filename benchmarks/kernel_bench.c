@@ -18,18 +18,18 @@ static const size_t FOOTPRINT_HOST = (size_t)64 << 20;
 
 static const int TOKENS_GPU[] = {1, 16, 64, 2048, 8192}, GEMM_TOKENS_GPU[] = {1, 2, 4, 8, 16, 64, 512, 2048, 8192};
 static const int TOKENS_HOST[] = {1, 16, 64, 512};
-#define COUNT(list) ((int)(sizeof(list) / sizeof *(list)))
+#define INTS(list) ((struct bench_ints){list, sizeof(list) / sizeof *(list)})
 
 /* ---- the list ---------------------------------------------------------------------------------------------------- */
 
 const int *bench_tokens(const struct bench_list *list, int *n) {
-    *n = list->n_tokens;
-    return list->tokens;
+    *n = list->tokens.n;
+    return list->tokens.values;
 }
 
 const int *bench_gemm_tokens(const struct bench_list *list, int *n) {
-    *n = list->n_gemm_tokens;
-    return list->gemm_tokens;
+    *n = list->gemm_tokens.n;
+    return list->gemm_tokens.values;
 }
 
 void bench_case_id(char *out, size_t n, const struct bench_case *c) {
@@ -65,18 +65,8 @@ void bench_case_add(struct bench_list *list, const struct bench_model *m, const 
 
 static int make_list(struct bench_list *list, const struct bench_model *models, int n_models, bool is_gpu) {
     const struct bench_kernels_options *o = list->options;
-    list->tokens = list->gemm_tokens = TOKENS_HOST;
-    list->n_tokens = list->n_gemm_tokens = COUNT(TOKENS_HOST);
-    if (is_gpu) {
-        list->tokens = TOKENS_GPU;
-        list->n_tokens = COUNT(TOKENS_GPU);
-        list->gemm_tokens = GEMM_TOKENS_GPU;
-        list->n_gemm_tokens = COUNT(GEMM_TOKENS_GPU);
-    }
-    if (o->n_tokens) {
-        list->tokens = list->gemm_tokens = o->tokens;
-        list->n_tokens = list->n_gemm_tokens = o->n_tokens;
-    }
+    list->tokens = o->tokens.n ? o->tokens : is_gpu ? INTS(TOKENS_GPU) : INTS(TOKENS_HOST);
+    list->gemm_tokens = o->tokens.n ? o->tokens : is_gpu ? INTS(GEMM_TOKENS_GPU) : INTS(TOKENS_HOST);
     /* references first, so that rows can show what they are compared with */
     for (int is_reference = 1; is_reference >= 0; is_reference--)
         for (int k = 0; kernel_benches[k]; k++)
@@ -227,8 +217,13 @@ int bench_kernels(const struct bench_kernels_options *o, char *err, size_t err_b
 
     if (status) return status;
     if (o->only) {
-        if (regcomp(&only, o->only, REG_EXTENDED | REG_NOSUB))
-            return fail(err, err_bytes, STATUS_INVALID, "--only: \"%s\" is no regular expression", o->only);
+        char why[128];
+        const int wrong = regcomp(&only, o->only, REG_EXTENDED | REG_NOSUB);
+        if (wrong) {
+            regerror(wrong, &only, why, sizeof why);
+            return fail(err, err_bytes, STATUS_INVALID,
+                        "--only: expected an extended regular expression, found \"%s\": %s", o->only, why);
+        }
         list.only = &only;
     }
     const char *const *names = o->n_models ? o->models : is_gpu ? bench_model_names : host_models;

@@ -41,6 +41,11 @@ int bench_model_open(struct bench_model *m, const char *name, char *err, size_t 
     *m = (struct bench_model){0};
     if (strchr(name, '/') || access(name, R_OK) == 0 || !find_shape(m->path, name))
         status = model_find(name, m->path, sizeof m->path, err, err_bytes);
+    if (status && !strchr(name, '/'))
+        return fail(err, err_bytes, status,
+                    "%s: expected a folder, a shape file, a model in the Hugging Face cache or a name that "
+                    "benchmarks/configs has (such as %s), found none of them",
+                    name, bench_model_names[1]);
     if (!status) status = model_config_load(&m->config, m->path, err, err_bytes);
     name_of(m, name);
     m->group = m->config.quantization.group;
