@@ -103,7 +103,7 @@ static void gathers(struct exec *e) {
 }
 Test(kernels, embed_and_gather) { for_each_exec(gathers); }
 
-/* ---- number formats: every 16-bit pattern, and fp32 around every rounding boundary, through embed ------------------ */
+/* ---- number formats: every 16-bit pattern, and fp32 around every rounding boundary, through embed ---------------- */
 
 static bool same(const struct buffer *a, size_t i, float expected) {
     float found = (float)get(a, i);
@@ -121,7 +121,8 @@ static void formats(struct exec *e) {
             uint32_t u = i << 14; /* every bf16, and four values between two of them */
             if (pass) u += (i * 2654435761u >> 18) & 1 ? 1u : 0x3fffu;
             float f = act == DTYPE_F16 ? f32_from_f16((uint16_t)(i >> 2)) : 0;
-            if (act == DTYPE_F16 && pass) f = nextafterf(f + f32_from_f16(1) * (float)(i & 3) / 2, i & 1 ? 1e9f : -1e9f);
+            if (act == DTYPE_F16 && pass)
+                f = nextafterf(f + f32_from_f16(1) * (float)(i & 3) / 2, i & 1 ? 1e9f : -1e9f);
             else if (act != DTYPE_F16) memcpy(&f, &u, 4);
             ((float *)w.data)[i] = f;
         }
