@@ -11,7 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define RAW_BYTES ((size_t)2 << 30) /* of quantised tensors on their way, at most: few bulk copies, and it fits */
+#define RAW_BYTES ((size_t)2 << 30) /* of quantised tensors on their way: few bulk copies, and it fits beside */
 
 struct pack { /* a part of a quantised matrix that waits in the raw buffer */
     struct matrix w;
