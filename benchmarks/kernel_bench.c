@@ -6,6 +6,7 @@
  * MAX_COPIES, and find their operands in the L2 as they do in a step, where the op before has just written them. */
 #include "benchmarks/kernel_plan.h"
 #include "benchmarks/kv_operands.h"
+#include "benchmarks/report.h"
 
 #include <regex.h>
 #include <stdarg.h>
@@ -171,8 +172,7 @@ static int bench_dtype(struct bench_result *results, const struct bench_list *li
         const struct bench_case *c = &list->cases[i];
         if (c->act != sizes->dtype) continue;
         bench_case_id(id, sizeof id, c);
-        if (o->progress.update)
-            o->progress.update(o->progress.user, id, totals->done + totals->left_out + totals->failed, list->n);
+        bench_report(&o->progress, id, totals->done + totals->left_out + totals->failed, list->n);
         const int failure = bench_case_run(&results[i], &b, c, sentence, sizeof sentence);
         if (!failure)
             totals->done++;
@@ -253,7 +253,7 @@ int bench_kernels(const struct bench_kernels_options *o, char *err, size_t err_b
         status = bench_dtype(results, &list, &sizes, &read, &peaks[act], &totals, backend, sizeof backend, &library,
                              err, err_bytes);
     }
-    if (o->progress.update) o->progress.update(o->progress.user, NULL, list.n, list.n);
+    bench_report(&o->progress, NULL, list.n, list.n);
     if (o->json) {
         bench_print_json(backend, library, results, list.n, peaks);
     } else {

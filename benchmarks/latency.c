@@ -237,11 +237,11 @@ int bench_latency(const struct bench_latency_options *o, char *err, size_t err_b
         rows[i] = (struct row){.B = o->batch_sizes.values[i / o->input_lens.n],
                                .input_len = o->input_lens.values[i % o->input_lens.n],
                                .output_len = o->output_len};
-        if (o->progress.update) o->progress.update(o->progress.user, "latency", i, n);
+        bench_report(&o->progress, "latency", i, n);
         status = run_case(&rows[i], b.engine, o->n_runs, &seed, err, err_bytes);
         if (!status && !o->json) print_row(&b, &rows[i]);
     }
-    if (o->progress.update) o->progress.update(o->progress.user, NULL, n, n);
+    bench_report(&o->progress, NULL, n, n);
     if (!status && o->json) print_json(&b, rows, n);
     if (!status && !o->json) print_legend();
     bench_engine_close(&b);

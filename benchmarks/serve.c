@@ -246,10 +246,10 @@ static int run(struct load *l, char *err, size_t err_bytes) {
             const enum http_progress p = http_stream_advance(&l->clients[i].http, take_line, &l->clients[i]);
             if (p != HTTP_GOING) finish(l, i, p == HTTP_ENDED);
         }
-        if (o->progress.update) o->progress.update(o->progress.user, "serve", l->n_ok + l->n_failed, l->n_requests);
+        bench_report(&o->progress, "serve", l->n_ok + l->n_failed, l->n_requests);
     }
     l->seconds = bench_now() - t0;
-    if (o->progress.update) o->progress.update(o->progress.user, NULL, l->n_ok + l->n_failed, l->n_requests);
+    bench_report(&o->progress, NULL, l->n_ok + l->n_failed, l->n_requests);
     if (!l->n_ok) return fail(err, err_bytes, STATUS_IO, "every request failed; the first: %s", l->failure);
     return 0;
 }

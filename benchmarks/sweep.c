@@ -109,7 +109,7 @@ int bench_sweep(const struct bench_sweep_options *o, char *err, size_t err_bytes
     if (!o->json) print_head(o->csv);
     for (int i = 0; i < n && !status; i++) {
         struct point p = point_of(o, i);
-        if (o->progress.update) o->progress.update(o->progress.user, "sweep", i, n);
+        bench_report(&o->progress, "sweep", i, n);
         status = run_point(&p, o, err, err_bytes);
         if (status) break;
         if (o->json)
@@ -117,7 +117,7 @@ int bench_sweep(const struct bench_sweep_options *o, char *err, size_t err_bytes
         else
             print_point(&p, o->csv);
     }
-    if (o->progress.update) o->progress.update(o->progress.user, NULL, n, n);
+    bench_report(&o->progress, NULL, n, n);
     if (o->json && !status)
         bench_print_and_delete(list);
     else
