@@ -56,8 +56,8 @@ int bench_model_open(struct bench_model *m, const char *name, char *err, size_t 
 void bench_matrix_sizes(struct bench_matrix_size sizes[BENCH_MATRICES], const struct bench_model *m) {
     const struct model_config *c = &m->config;
     const int q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
-    sizes[0] = (struct bench_matrix_size){"qkv", q + 2 * kv, c->hidden};
-    sizes[1] = (struct bench_matrix_size){"o", c->hidden, q};
-    sizes[2] = (struct bench_matrix_size){"gate_up", 2 * c->ffn, c->hidden};
-    sizes[3] = (struct bench_matrix_size){"down", c->hidden, c->ffn};
+    sizes[BENCH_QKV] = (struct bench_matrix_size){"qkv", q + 2 * kv, c->hidden};
+    sizes[BENCH_O] = (struct bench_matrix_size){"o", c->hidden, q};
+    sizes[BENCH_GATE_UP] = (struct bench_matrix_size){"gate_up", 2 * c->ffn, c->hidden};
+    sizes[BENCH_DOWN] = (struct bench_matrix_size){"down", c->hidden, c->ffn};
 }
