@@ -310,10 +310,14 @@ static void check_rope(const struct kv_cache *kv, const void *k_bias, const stru
     CHECK(!k_bias || kv->layout.dtype == DTYPE_F8_E4M3);
 }
 
-static void check_norm(const struct exec *e, const void *out, const void *h, const void *weight, int T, int C) {
+static void check_rows(const struct exec *e, int T, int width) {
     CHECK_LT(0, T);
-    CHECK_LT(0, C);
-    CHECK_LE(C, e->options.max_width);
+    CHECK_LT(0, width);
+    CHECK_LE(width, e->options.max_width);
+}
+
+static void check_norm(const struct exec *e, const void *out, const void *h, const void *weight, int T, int C) {
+    check_rows(e, T, C);
     CHECK_ALIGNED(out);
     CHECK_ALIGNED(h);
     CHECK_ALIGNED(weight);
@@ -331,18 +335,14 @@ static void check_linear(const struct exec *e, const void *y, const void *x, con
 }
 
 static void check_silu_mul(const struct exec *e, const void *out, const void *gate_up, int T, int F) {
-    CHECK_LT(0, T);
-    CHECK_LT(0, F);
-    CHECK_LE(F, e->options.max_width);
+    check_rows(e, T, F);
     CHECK_ALIGNED(out);
     CHECK_ALIGNED(gate_up);
     CHECK(out != gate_up);
 }
 
 static void check_add(const struct exec *e, const void *residual, const void *h, int T, int C) {
-    CHECK_LT(0, T);
-    CHECK_LT(0, C);
-    CHECK_LE(C, e->options.max_width);
+    check_rows(e, T, C);
     CHECK_ALIGNED(residual);
     CHECK_ALIGNED(h);
     CHECK(residual != h);
@@ -364,20 +364,6 @@ void rms_norm(struct exec *e, void *out, const void *h, const void *weight, int 
     if (e->failed || !T) return;
     check_norm(e, out, h, weight, T, C);
     e->ops->rms_norm(e, out, h, weight, T, C, eps);
-}
-
-void add_rms_norm(struct exec *e, void *out, const void *h, void *residual, const void *weight, int T, int C,
-                  float eps) {
-    if (e->failed || !T) return;
-    CHECK_LT(0, T);
-    CHECK_LT(0, C);
-    CHECK_LE(C, e->options.max_width);
-    CHECK_ALIGNED(out);
-    CHECK_ALIGNED(h);
-    CHECK_ALIGNED(residual);
-    CHECK_ALIGNED(weight);
-    CHECK(out != residual && h != residual);
-    e->ops->add_rms_norm(e, out, h, residual, weight, T, C, eps);
 }
 
 void linear(struct exec *e, void *y, const void *x, const struct matrix *w, const void *bias, int T) {

@@ -172,10 +172,6 @@ void embed(struct exec *e, void *x, const int32_t *tokens, const int32_t *sample
  * product. out, h [T, C] act; weight [C] of act dtype. out may be h. */
 void rms_norm(struct exec *e, void *out, const void *h, const void *weight, int T, int C, float eps);
 
-/* residual = round(residual + h); out = rms_norm(residual). out, h, residual [T, C] act. out may be h. */
-void add_rms_norm(struct exec *e, void *out, const void *h, void *residual, const void *weight, int T, int C,
-                  float eps);
-
 /* y = x W' + bias. y [T, rows] act, x [T, cols] act, bias [rows] act dtype or NULL. */
 void linear(struct exec *e, void *y, const void *x, const struct matrix *w, const void *bias, int T);
 

@@ -37,8 +37,6 @@ struct kernel_ops {
     void (*embed)(struct exec *e, void *x, const int32_t *tokens, const int32_t *sampled, const struct matrix *table,
                   int T);
     void (*rms_norm)(struct exec *e, void *out, const void *h, const void *weight, int T, int C, float eps);
-    void (*add_rms_norm)(struct exec *e, void *out, const void *h, void *residual, const void *weight, int T, int C,
-                         float eps);
     void (*linear)(struct exec *e, void *y, const void *x, const struct matrix *w, const void *bias, int T);
     void (*linear_f32)(struct exec *e, float *y, const void *x, const struct matrix *w, int T);
     void (*qk_norm_rope_store)(struct exec *e, void *q, const struct kv_cache *kv, int layer, const void *qkv,
