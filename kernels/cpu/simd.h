@@ -251,21 +251,24 @@ INLINE vf vf_sum_each(const vf v[LANES]) {
      * that the sums come out in theirs. */
     vf x[4];
 #if LANES == 16
-    /* A fold adds what stays of two vectors to what changes places: one blend, which any port does, and one shuffle. */
+    /* A fold adds what stays of two vectors to what changes places, in two additions under a mask: a blend would take
+     * a port from the multiplications around. */
+#define ADD_STAYING(t, mask, a, b) _mm512_mask_add_ps(_mm512_add_ps(t, a), mask, t, b)
     const __m512i quarters = _mm512_set_epi32(27, 26, 25, 24, 15, 14, 13, 12, 19, 18, 17, 16, 7, 6, 5, 4);
     __m512 half[8];
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++) {
         __m512 a = (__m512)v[i], b = (__m512)v[8 + i];
-        half[i] = _mm512_add_ps(_mm512_mask_blend_ps(0xff00, a, b), _mm512_shuffle_f32x4(a, b, 0x4e));
+        half[i] = ADD_STAYING(_mm512_shuffle_f32x4(a, b, 0x4e), 0xff00, a, b);
     }
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
         __m512 a = half[i], b = half[4 + i];
-        x[i] = (vf)_mm512_add_ps(_mm512_mask_blend_ps(0xf0f0, a, b), _mm512_permutex2var_ps(a, quarters, b));
+        x[i] = (vf)ADD_STAYING(_mm512_permutex2var_ps(a, quarters, b), 0xf0f0, a, b);
     }
 #define FOLD(a, b, i) (vf) _mm512_shuffle_ps((__m512)(a), (__m512)(b), i)
-#define STAY(a, b)    (vf) _mm512_mask_blend_ps(0xcccc, (__m512)(a), (__m512)(b))
+#define HALVE(a, b)                                                                                                     \
+    (vf) ADD_STAYING(_mm512_shuffle_ps((__m512)(a), (__m512)(b), 0x4e), 0xcccc, (__m512)(a), (__m512)(b))
 #elif LANES == 8
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
@@ -273,16 +276,17 @@ INLINE vf vf_sum_each(const vf v[LANES]) {
         x[i] = (vf)_mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
     }
 #define FOLD(a, b, i) (vf) _mm256_shuffle_ps((__m256)(a), (__m256)(b), i)
-#define STAY(a, b)    (vf) _mm256_blend_ps((__m256)(a), (__m256)(b), 0xcc)
+#define HALVE(a, b)   (FOLD(a, b, 0x44) + FOLD(a, b, 0xee))
 #else
     for (int i = 0; i < 4; i++) x[i] = v[i];
 #define FOLD(a, b, i) (vf) _mm_shuffle_ps((__m128)(a), (__m128)(b), i)
-#define STAY(a, b)    FOLD(a, b, 0xe4)
+#define HALVE(a, b)   (FOLD(a, b, 0x44) + FOLD(a, b, 0xee))
 #endif
-    vf lo = STAY(x[0], x[1]) + FOLD(x[0], x[1], 0x4e), hi = STAY(x[2], x[3]) + FOLD(x[2], x[3], 0x4e);
+    vf lo = HALVE(x[0], x[1]), hi = HALVE(x[2], x[3]);
     return FOLD(lo, hi, 0x88) + FOLD(lo, hi, 0xdd);
 #undef FOLD
-#undef STAY
+#undef HALVE
+#undef ADD_STAYING
 #else
     vf sums;
     for (int i = 0; i < LANES; i++) sums[i] = vf_sum(v[i]);
