@@ -52,7 +52,7 @@ static void score_rest(float *out, const float *q, size_t q_step, const char *co
     }
 }
 
-/* Rows first .. first + LANES - 1 of n: brought closer. Blocks lie anywhere, and no processor guesses where the next is. */
+/* Brings rows first .. first + LANES - 1 of n closer: blocks lie anywhere, and no processor guesses where the next is. */
 INLINE void fetch_rows(const char *const *rows, int first, int n, size_t bytes) {
     int last = first + LANES < n ? first + LANES : n;
     for (int i = first; i < last; i++)

@@ -5,9 +5,9 @@
  * vdpbf16ps takes 32 k of two rows as they lie in memory: nothing is widened, and an EPYC does twice the arithmetic
  * that fp32 vectors do.
  *
- * Order: lane j adds up the pairs at k = 2 j, 2 j + 32, 2 j + 64, ... in fp32 with exact products, each pair and its sum
- * as the instruction rounds them; the lanes are folded as a fixed tree (vf_sum). A row's tail is filled up with zeros.
- * Whatever tile an element is computed in, this is its order. Denormals count as zero. */
+ * Order: lane j adds up the pairs at k = 2 j, 2 j + 32, 2 j + 64, ... in fp32 with exact products, rounded where the
+ * instruction does; the lanes are folded as a fixed tree (vf_sum). A row's tail is filled up with zeros. Whatever tile
+ * an element is computed in, this is its order. Denormals count as zero. */
 #include "kernels/cpu/cpu.h"
 
 #ifdef __AVX512BF16__
@@ -19,8 +19,8 @@ INLINE __m512bh load(const uint16_t *p, __mmask32 mask, const bool whole) {
 }
 
 /* acc[t * n_n + n] += the pairs of STEP_K k, or of those in the mask. */
-INLINE void step(vf *acc, const uint16_t *x, size_t stride, const uint16_t *const *w, int k, __mmask32 mask, size_t ahead,
-                 const int n_t, const int n_n, const int n_some, const bool whole) {
+INLINE void step(vf *acc, const uint16_t *x, size_t stride, const uint16_t *const *w, int k, __mmask32 mask,
+                 size_t ahead, const int n_t, const int n_n, const int n_some, const bool whole) {
     __m512bh xk[4];
 #pragma GCC unroll 4
     for (int t = 0; t < n_t; t++) xk[t] = load(x + t * stride + k, mask, whole);
@@ -49,15 +49,16 @@ INLINE vf tile(const uint16_t *x, size_t stride, const uint16_t *const *w, int K
         for (; k + STEP_K <= K; k += STEP_K) {
             step(acc + some, x, stride, w + some, k, 0, ahead, n_t, n_n, n_some, true);
 #pragma GCC unroll 4
-            for (int i = 0; i < n_fetch; i++) __builtin_prefetch(fetch + n_fetch * k + i * STEP_K, 0, 2); /* to the L2 */
+            for (int i = 0; i < n_fetch; i++) /* into the L2 */
+                __builtin_prefetch(fetch + n_fetch * k + i * STEP_K, 0, 2);
         }
         if (tail) step(acc + some, x, stride, w + some, k, tail, 0, n_t, n_n, n_some, false);
     }
     return vf_sum_each(acc);
 }
 
-INLINE void tile_row(float (*out)[LANES], const uint16_t *x, size_t stride, const uint16_t *const *w, int K, size_t ahead,
-                     const uint16_t *fetch, const int n_t, const int n_fetch) {
+INLINE void tile_row(float (*out)[LANES], const uint16_t *x, size_t stride, const uint16_t *const *w, int K,
+                     size_t ahead, const uint16_t *fetch, const int n_t, const int n_fetch) {
     const int n_n = LANES / n_t;
     for (int i = 0; i < LANES; i += n_n, fetch += n_fetch * K) {
         float sums[LANES];

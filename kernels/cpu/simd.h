@@ -267,7 +267,7 @@ INLINE vf vf_sum_each(const vf v[LANES]) {
         x[i] = (vf)ADD_STAYING(_mm512_permutex2var_ps(a, quarters, b), 0xf0f0, a, b);
     }
 #define FOLD(a, b, i) (vf) _mm512_shuffle_ps((__m512)(a), (__m512)(b), i)
-#define HALVE(a, b)                                                                                                     \
+#define HALVE(a, b) \
     (vf) ADD_STAYING(_mm512_shuffle_ps((__m512)(a), (__m512)(b), 0x4e), 0xcccc, (__m512)(a), (__m512)(b))
 #elif LANES == 8
 #pragma GCC unroll 4

@@ -1,7 +1,7 @@
 """Figures of a release build on this machine, and two bounds: batching pays, and so does the prefix cache.
 
 The client is tests/harness/load_client (C), so that Python is not what is measured. A machine that runs other things is
-noisy: each bound holds if one of three attempts reaches it."""
+noisy: attempts are short and repeated, and the best is what counts."""
 
 import json
 import random
@@ -12,8 +12,12 @@ import pytest
 from conftest import BINARY, NAME, RELEASE, metric
 
 CLIENT = BINARY.parent / "load_client"
+BENCH = BINARY.parent / "bench_cpu"
 pytestmark = pytest.mark.skipif(not CLIENT.exists(), reason=f"{CLIENT} is not built")
 ATTEMPTS = 3
+STREAM_ATTEMPTS = 40
+GAIN = 4  # what sixteen streams are to give
+SHARE = 0.6  # of the gain that the processor allows, where that is too little for GAIN
 
 
 def load(server, bodies, concurrency):
@@ -54,37 +58,55 @@ def step_seconds(server):
     return metric(server.metrics(), "tandem:step_seconds_total")
 
 
+def least_seconds(context):
+    """What one core needs at least for a step of one sequence and of sixteen, and its limits: bytes/s, FLOP/s.
+
+    The ratio of the two is what is wanted, and one core's processor time is the same however busy the machine is."""
+    command = [BENCH, "--limits", "--json", "--threads", "1", "--cpu-time", "--seconds", "0.03", "--context", str(context)]
+    (of,) = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout)
+    return of["one"]["least_s"], of["sixteen"]["least_s"], of["read_bytes_per_s"], of["bf16_flop_per_s"] or of["fp32_flop_per_s"]
+
+
 def test_sixteen_streams(start, letters):
-    """Sixteen streams give far more tokens/s than one, because weights are read once for all.
+    """Sixteen streams give at least four times the tokens/s of one, because weights are read once for all, unless the
+    processor's own limits forbid it: then 60 % of what they allow.
 
-    How much is a property of the processor, and printed. With a matrix unit it is four times and more. Without one the
-    arithmetic of sixteen tokens takes longer than reading the weights: on two AVX-512 cores one token of the sample model
-    reads 11.4 MB at 60 GB/s, 0.19 ms; sixteen are 182 MFLOP at 357 GFLOP/s, 0.51 ms: six times at the very limits, of
-    which the faster one stream is, the less is left (bench_cpu prints limits and shares). The bounds are what a fault in
-    batching, or in what HTTP does per token, would not reach, and what a shared machine's noise does not undercut.
+    One token reads all weights, sixteen multiply by each of them sixteen times. Where reading is fast and arithmetic is
+    not, the second takes long: an EPYC's core reads 58 GB/s from its last-level cache, so a step of one sequence of the
+    sample model takes 0.20 ms at least; that of sixteen, 186 MFLOP at 236 GFLOP/s in bf16, takes 0.81. So sixteen
+    streams can have 3.9 times the tokens/s of one at the very limit. A matrix unit allows more than ten. The limits are
+    measured in the same run (bench_cpu --limits).
 
-    The pool of KV blocks is small, so that the warm-up touches all of it: the first use of a page costs the system as
-    much as some steps."""
+    Rates are the best of short runs. One stream makes as long a run as sixteen, five requests in turn, so that other
+    work on the machine meets both alike; runs end when the bounds hold. The pool of KV blocks is small, so that the
+    warm-up touches all of it: the first use of a page costs the system as much as some steps."""
     server = start("--max-model-len", "2048", "--num-gpu-blocks-override", "320")
     rng = random.Random(1)
 
-    def tokens_per_second(n):
-        """By the clock, and by the time that the engine spent in steps."""
+    def rates(requests, concurrency):
+        """Tokens/s by the clock, and by the time that the engine spent in steps."""
         before = step_seconds(server)
-        _, run = load(server, [body([rng.choice(letters) for _ in range(8)], 128) for _ in range(n)], n)
+        bodies = [body([rng.choice(letters) for _ in range(8)], 64) for _ in range(requests)]
+        _, run = load(server, bodies, concurrency)
         return run["tokens"] / run["seconds"], run["tokens"] / (step_seconds(server) - before)
 
     for _ in range(3):
-        tokens_per_second(16)  # warm
-    attempts = []
-    for _ in range(ATTEMPTS):
-        (one, one_inside), (sixteen, sixteen_inside) = tokens_per_second(1), tokens_per_second(16)
-        attempts.append((sixteen / one, sixteen_inside / one_inside, one, sixteen))
-    ratio, inside, one, sixteen = max(attempts)
-    sentence = f"one stream {one:.0f} tokens/s, sixteen {sixteen:.0f}: {ratio:.1f} x ({inside:.1f} x inside the engine)"
-    require(ratio >= 1.5, f"{sentence}, at least 1.5")
-    kept = max(ratio / inside for ratio, inside, _, _ in attempts)
-    require(kept >= 0.5, f"{sentence}: HTTP leaves {100 * kept:.0f} % of the gain, at least 50 %")
+        rates(16, 16)  # warm
+    one, sixteen, least = (0, 0), (0, 0), least_seconds(40)
+    for _ in range(STREAM_ATTEMPTS):
+        one, sixteen = map(max, one, rates(5, 1)), map(max, sixteen, rates(16, 16))
+        one, sixteen, again = tuple(one), tuple(sixteen), least_seconds(40)
+        least = (*map(min, least[:2], again[:2]), *map(max, least[2:], again[2:]))
+        gain, inside = (s / o for s, o in zip(sixteen, one))
+        allowed = 16 * least[0] / least[1]
+        bound = min(GAIN, SHARE * allowed)
+        if gain >= bound and gain >= 0.8 * inside:
+            break
+    sentence = f"one stream {one[0]:.0f} tokens/s, sixteen {sixteen[0]:.0f}: {gain:.1f} x ({inside:.1f} x inside the engine)"
+    limit = f"a core's {least[2] / 1e9:.0f} GB/s and {least[3] / 1e9:.0f} GFLOP/s allow {allowed:.1f} x"
+    why = f"{GAIN} x" if bound == GAIN else f"{limit}, of which {100 * SHARE:.0f} % are {bound:.1f} x"
+    require(gain >= bound, f"{sentence}, at least {why}")
+    require(gain >= 0.8 * inside, f"{sentence}: HTTP leaves {100 * gain / inside:.0f} % of the gain, at least 80 %")
 
 
 def test_repeated_prompt(server, letters):
