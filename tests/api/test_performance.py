@@ -15,7 +15,7 @@ CLIENT = BINARY.parent / "load_client"
 BENCH = BINARY.parent / "bench_cpu"
 pytestmark = pytest.mark.skipif(not CLIENT.exists(), reason=f"{CLIENT} is not built")
 ATTEMPTS = 3
-STREAM_ATTEMPTS = 40
+STREAM_ATTEMPTS = range(5, 41)  # at least and at most
 GAIN = 4  # what sixteen streams are to give
 SHARE = 0.6  # of the gain that the processor allows, where that is too little for GAIN
 
@@ -78,7 +78,7 @@ def test_sixteen_streams(start, letters):
     measured in the same run (bench_cpu --limits).
 
     Rates are the best of short runs. One stream makes as long a run as sixteen, five requests in turn, so that other
-    work on the machine meets both alike; runs end when the bounds hold. The pool of KV blocks is small, so that the
+    work on the machine meets both alike; after five there are more as long as a bound does not hold. The pool of KV blocks is small, so that the
     warm-up touches all of it: the first use of a page costs the system as much as some steps."""
     server = start("--max-model-len", "2048", "--num-gpu-blocks-override", "320")
     rng = random.Random(1)
@@ -93,15 +93,16 @@ def test_sixteen_streams(start, letters):
     for _ in range(3):
         rates(16, 16)  # warm
     one, sixteen, least = (0, 0), (0, 0), least_seconds(40)
-    for _ in range(STREAM_ATTEMPTS):
+    for attempt in range(1, STREAM_ATTEMPTS.stop):
         one, sixteen = map(max, one, rates(5, 1)), map(max, sixteen, rates(16, 16))
         one, sixteen, again = tuple(one), tuple(sixteen), least_seconds(40)
         least = (*map(min, least[:2], again[:2]), *map(max, least[2:], again[2:]))
         gain, inside = (s / o for s, o in zip(sixteen, one))
         allowed = 16 * least[0] / least[1]
         bound = min(GAIN, SHARE * allowed)
-        if gain >= bound and gain >= 0.8 * inside:
+        if attempt in STREAM_ATTEMPTS and gain >= bound and gain >= 0.8 * inside:
             break
+    print(f"{attempt} attempts")
     sentence = f"one stream {one[0]:.0f} tokens/s, sixteen {sixteen[0]:.0f}: {gain:.1f} x ({inside:.1f} x inside the engine)"
     limit = f"a core's {least[2] / 1e9:.0f} GB/s and {least[3] / 1e9:.0f} GFLOP/s allow {allowed:.1f} x"
     why = f"{GAIN} x" if bound == GAIN else f"{limit}, of which {100 * SHARE:.0f} % are {bound:.1f} x"
