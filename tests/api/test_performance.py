@@ -1,10 +1,11 @@
 """Figures of a release build on this machine, and two bounds: batching pays, and so does the prefix cache.
 
 The client is tests/harness/load_client (C), so that Python is not what is measured. A machine that runs other things is
-noisy: attempts are short and repeated, and the best is what counts."""
+noisy: attempts are short and repeated."""
 
 import json
 import random
+import statistics
 import subprocess
 
 import pytest
@@ -15,9 +16,9 @@ CLIENT = BINARY.parent / "load_client"
 BENCH = BINARY.parent / "bench_cpu"
 pytestmark = pytest.mark.skipif(not CLIENT.exists(), reason=f"{CLIENT} is not built")
 ATTEMPTS = 3
-STREAM_ATTEMPTS = range(5, 41)  # at least and at most
+STREAM_ATTEMPTS = range(7, 31)  # at least and at most
 GAIN = 4  # what sixteen streams are to give
-SHARE = 0.6  # of the gain that the processor allows, where that is too little for GAIN
+SHARE = 0.5  # of the gain that the processor's limits allow, where GAIN would be more than that
 
 
 def load(server, bodies, concurrency):
@@ -58,28 +59,30 @@ def step_seconds(server):
     return metric(server.metrics(), "tandem:step_seconds_total")
 
 
-def least_seconds(context):
+def least_seconds():
     """What one core needs at least for a step of one sequence and of sixteen, and its limits: bytes/s, FLOP/s.
 
     The ratio of the two is what is wanted, and one core's processor time is the same however busy the machine is."""
-    command = [BENCH, "--limits", "--json", "--threads", "1", "--cpu-time", "--seconds", "0.03", "--context", str(context)]
+    command = [BENCH, "--limits", "--json", "--threads", "1", "--cpu-time", "--seconds", "0.03", "--context", "40"]
     (of,) = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout)
-    return of["one"]["least_s"], of["sixteen"]["least_s"], of["read_bytes_per_s"], of["bf16_flop_per_s"] or of["fp32_flop_per_s"]
+    flops = of["bf16_flop_per_s"] or of["fp32_flop_per_s"]
+    return of["one"]["least_s"], of["sixteen"]["least_s"], of["read_bytes_per_s"], flops
 
 
 def test_sixteen_streams(start, letters):
-    """Sixteen streams give at least four times the tokens/s of one, because weights are read once for all, unless the
-    processor's own limits forbid it: then 60 % of what they allow.
+    """Sixteen streams give at least four times the tokens/s of one, because weights are read once for all. Where that
+    is more than half of what the processor's own limits allow, they give that half.
 
     One token reads all weights, sixteen multiply by each of them sixteen times. Where reading is fast and arithmetic is
     not, the second takes long: an EPYC's core reads 58 GB/s from its last-level cache, so a step of one sequence of the
     sample model takes 0.20 ms at least; that of sixteen, 186 MFLOP at 236 GFLOP/s in bf16, takes 0.81. So sixteen
-    streams can have 3.9 times the tokens/s of one at the very limit. A matrix unit allows more than ten. The limits are
-    measured in the same run (bench_cpu --limits).
+    streams can have at most 3.9 times the tokens/s of one, and only if one is as slow as it may be. A Xeon without its
+    matrix unit allows 6.5 times, with it more than ten. The limits are measured in the same run (bench_cpu --limits).
 
-    Rates are the best of short runs. One stream makes as long a run as sixteen, five requests in turn, so that other
-    work on the machine meets both alike; after five there are more as long as a bound does not hold. The pool of KV blocks is small, so that the
-    warm-up touches all of it: the first use of a page costs the system as much as some steps."""
+    Each attempt lasts as long for one stream, five requests in turn, as for sixteen, so that other work on the machine
+    meets both alike, and medians are compared: the best of one would be its luckiest moment, which the other need not
+    have had. After seven there are more attempts as long as a bound does not hold. The pool of KV blocks is small, so
+    that the warm-up touches all of it: the first use of a page costs the system as much as some steps."""
     server = start("--max-model-len", "2048", "--num-gpu-blocks-override", "320")
     rng = random.Random(1)
 
@@ -92,21 +95,23 @@ def test_sixteen_streams(start, letters):
 
     for _ in range(3):
         rates(16, 16)  # warm
-    one, sixteen, least = (0, 0), (0, 0), least_seconds(40)
+    ones, sixteens, least = [], [], []
     for attempt in range(1, STREAM_ATTEMPTS.stop):
-        one, sixteen = map(max, one, rates(5, 1)), map(max, sixteen, rates(16, 16))
-        one, sixteen, again = tuple(one), tuple(sixteen), least_seconds(40)
-        least = (*map(min, least[:2], again[:2]), *map(max, least[2:], again[2:]))
-        gain, inside = (s / o for s, o in zip(sixteen, one))
-        allowed = 16 * least[0] / least[1]
+        ones.append(rates(5, 1))
+        sixteens.append(rates(16, 16))
+        least.append(least_seconds())
+        one, one_inside = map(statistics.median, zip(*ones))
+        sixteen, sixteen_inside = map(statistics.median, zip(*sixteens))
+        gain, inside = sixteen / one, sixteen_inside / one_inside
+        least_one, least_sixteen, bandwidth, flops = map(statistics.median, zip(*least))
+        allowed = 16 * least_one / least_sixteen
         bound = min(GAIN, SHARE * allowed)
         if attempt in STREAM_ATTEMPTS and gain >= bound and gain >= 0.8 * inside:
             break
-    print(f"{attempt} attempts")
-    sentence = f"one stream {one[0]:.0f} tokens/s, sixteen {sixteen[0]:.0f}: {gain:.1f} x ({inside:.1f} x inside the engine)"
-    limit = f"a core's {least[2] / 1e9:.0f} GB/s and {least[3] / 1e9:.0f} GFLOP/s allow {allowed:.1f} x"
-    why = f"{GAIN} x" if bound == GAIN else f"{limit}, of which {100 * SHARE:.0f} % are {bound:.1f} x"
-    require(gain >= bound, f"{sentence}, at least {why}")
+    sentence = f"one stream {one:.0f} tokens/s, sixteen {sixteen:.0f}: {gain:.1f} x ({inside:.1f} x inside the engine)"
+    why = f"{100 * SHARE:.0f} % of what a core's {bandwidth / 1e9:.0f} GB/s and {flops / 1e9:.0f} GFLOP/s allow"
+    why = f"{bound:.1f}" + (f", {why}: {allowed:.1f} x" if bound < GAIN else "")
+    require(gain >= bound, f"{sentence}, at least {why}; {attempt} attempts")
     require(gain >= 0.8 * inside, f"{sentence}: HTTP leaves {100 * gain / inside:.0f} % of the gain, at least 80 %")
 
 
