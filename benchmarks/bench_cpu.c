@@ -1,6 +1,7 @@
 /* bench_cpu.c - every op of the CPU backend beside the limit that binds it, and the steps composed of them.
  *
- * First the machine: fp32 multiply-add peak, the bf16 matrix unit's peak where there is one, and read bandwidth over a
+ * First the machine: the peak of fp32 multiply-add and, where there is such a thing, of bf16 (in pairs, or in the
+ * matrix unit), and read bandwidth over a
  * buffer as large as the step's bytes (so in the same cache level) and over one past the last-level cache. Then each op
  * at the shapes of one model, its operands rotated over as many copies as the model has layers, so that it finds the
  * caches as a step would. Then whole steps: one token, 16 tokens of 16 sequences, a prefill.
@@ -186,6 +187,38 @@ static double fma_peak(void) {
     return flop_per_round * FMA_ROUNDS * n_threads / t.best;
 }
 
+#if defined(__x86_64__) && defined(TANDEM_AVX512_BF16)
+__attribute__((target("avx512f,avx512bf16"))) static float pairs_loop(int n) {
+    __m512 a[16];
+    __m512bh one = (__m512bh)_mm512_set1_epi32(0x3f803f80);
+    for (int j = 0; j < 16; j++) a[j] = _mm512_set1_ps((float)j);
+    for (int i = 0; i < n; i++) {
+#pragma GCC unroll 16
+        for (int j = 0; j < 16; j++) a[j] = _mm512_dpbf16_ps(a[j], one, one);
+    }
+    float sum = 0;
+    for (int j = 0; j < 16; j++) sum += _mm512_reduce_add_ps(a[j]);
+    return sum;
+}
+
+static void pairs_parts(void *arg, struct share *share) {
+    (void)arg;
+    for (int i, last; threads_take(share, &i, &last);) sink = pairs_loop(FMA_ROUNDS);
+}
+
+static void pairs_once(void *user, int i) {
+    (void)i;
+    on_all_threads(pairs_parts, user);
+}
+
+static double pairs_peak(void) {
+    struct timing t = measure(pairs_once, NULL);
+    return 16.0 * 16 * 2 * 2 * FMA_ROUNDS * n_threads / t.best;
+}
+#else
+static double pairs_peak(void) { return 0; }
+#endif
+
 #if defined(__x86_64__) && defined(TANDEM_AMX)
 __attribute__((target("amx-tile,amx-bf16"))) static void amx_loop(int n) {
     struct {
@@ -224,7 +257,8 @@ static double amx_peak(void) { return 0; }
 #endif
 
 struct limits {
-    double bandwidth, llc_past, fp32, matrix; /* bytes/s at the step's size and past the caches; FLOP/s */
+    double bandwidth, llc_past, fp32, bf16; /* bytes/s at the step's size and past the caches; FLOP/s; bf16 may be 0 */
+    bool matrix_unit;                       /* which attention uses, too */
 };
 
 /* ---- a model of random weights ----------------------------------------------------------------------------------- */
@@ -403,14 +437,10 @@ static const char *human(char *out, size_t n, double v, const char *unit) {
     return out;
 }
 
-/* The least time that so much work takes. matrix_unit: the arithmetic can run there. */
-static double least_seconds(const struct limits *limits, double bytes, double flop, bool matrix_unit) {
-    return fmax(bytes / limits->bandwidth, flop / (matrix_unit && limits->matrix ? limits->matrix : limits->fp32));
-}
-
+/* `arithmetic`: the least seconds that the FLOP take. */
 static void row(const struct limits *limits, const char *name, int T, struct timing t, double bytes, double flop,
-                bool matrix_unit) {
-    double least = least_seconds(limits, bytes, flop, matrix_unit);
+                double arithmetic) {
+    double least = fmax(bytes / limits->bandwidth, arithmetic);
     const char *bound = bytes / limits->bandwidth >= least ? "bandwidth" : "arithmetic";
     double share = least / t.median, best_share = least / t.best;
     if (json) {
@@ -519,25 +549,39 @@ static bool is_product(enum op op) {
     return op == OP_QKV || op == OP_ATTENTION || op == OP_O || op == OP_GATE_UP || op == OP_DOWN || op == OP_LOGITS;
 }
 
-/* Every op at the step's sizes, then the step. Returns the step's timing; *least is what the limits allow. */
-static struct timing bench_step(const struct limits *limits, struct step *s, const char *name, bool ops,
-                                double *least) {
-    const struct shape *a = &s->m->s;
-    double bytes, flop, all_bytes = 0, all_flop = 0;
+/* The least seconds that an op's arithmetic takes. */
+static double least_arithmetic(const struct limits *limits, const struct step *s, enum op op, double flop) {
+    bool bf16 = s->m->dtype == DTYPE_BF16 && is_product(op) && (op != OP_ATTENTION || limits->matrix_unit);
+    return flop / (bf16 && limits->bf16 ? limits->bf16 : limits->fp32);
+}
+
+/* What a step must read, weights and KV (activations stay in the caches), and compute. Returns the least seconds. */
+static double step_cost(const struct limits *limits, const struct step *s, double *bytes, double *flop,
+                        double *arithmetic) {
+    *bytes = *flop = *arithmetic = 0;
     for (int op = 0; op < OP_COUNT; op++) {
+        double op_bytes, op_flop, times = op >= OP_NORM ? 1 : s->m->s.L;
+        if (!is_product(op)) continue;
+        op_cost(s, op, &op_bytes, &op_flop);
+        *bytes += op_bytes * times;
+        *flop += op_flop * times;
+        *arithmetic += least_arithmetic(limits, s, op, op_flop) * times;
+    }
+    return fmax(*bytes / limits->bandwidth, *arithmetic);
+}
+
+/* Every op at the step's sizes, then the step, whose timing is returned. */
+static struct timing bench_step(const struct limits *limits, struct step *s, const char *name, bool ops) {
+    double bytes, flop, arithmetic;
+    for (int op = 0; ops && op < OP_COUNT; op++) {
         op_cost(s, op, &bytes, &flop);
-        double times = op == OP_EMBED || op >= OP_NORM ? 1 : a->L;
-        /* What a step must read is weights and KV; activations stay in the caches. */
-        if (is_product(op))
-            all_bytes += bytes * times, all_flop += flop * times;
-        if (!ops) continue;
         struct op_run r = {.step = s, .op = op};
         row(limits, op_names[op], op >= OP_NORM ? s->batch.R : s->batch.T, measure(run_op, &r), bytes, flop,
-            s->m->dtype == DTYPE_BF16 && is_product(op));
+            least_arithmetic(limits, s, op, flop));
     }
     struct timing t = measure(run_step, s);
-    row(limits, name, s->batch.T, t, all_bytes, all_flop, s->m->dtype == DTYPE_BF16);
-    *least = least_seconds(limits, all_bytes, all_flop, s->m->dtype == DTYPE_BF16);
+    step_cost(limits, s, &bytes, &flop, &arithmetic);
+    row(limits, name, s->batch.T, t, bytes, flop, arithmetic);
     return t;
 }
 
@@ -545,7 +589,7 @@ static struct timing bench_step(const struct limits *limits, struct step *s, con
 
 static const char help[] =
     "usage: bench_cpu [--shape small|large|all] [--dtype bf16|f16|f32] [--threads N] [--backend NAME]\n"
-    "                 [--context N] [--seconds S] [--no-ops] [--cpu-time] [--json]\n"
+    "                 [--context N] [--seconds S] [--no-ops] [--limits] [--cpu-time] [--json]\n"
     "\n"
     "Times every op of the CPU backend, and whole steps made of them, beside the machine's measured limits.\n"
     "\n"
@@ -556,46 +600,76 @@ static const char help[] =
     "  --context  tokens of context when decoding  [512]\n"
     "  --seconds  spent on each figure  [0.3]\n"
     "  --no-ops   whole steps only\n"
+    "  --limits   the machine's limits alone, and what they allow: the least time of a step of 1 and of 16 sequences\n"
     "  --cpu-time the processor time of the one thread (so with --threads 1), for a machine that others use too\n"
     "  --json     figures for programs\n"
     "\n"
     "example: bench_cpu --shape small --dtype bf16 --no-ops\n";
 
+/* Two sentences, or the members of a JSON object that bench_shape has begun. */
+static void print_limits(const struct limits *limits, const double bytes[2], const double flop[2],
+                         const double least[2]) {
+    static const int n[2] = {1, 16};
+    for (int i = 0; i < 2; i++)
+        if (json)
+            printf("\"%s\": {\"bytes\": %.0f, \"flop\": %.0f, \"least_s\": %.4g}%s", i ? "sixteen" : "one", bytes[i],
+                   flop[i], least[i], i ? "}" : ", ");
+        else
+            printf("  %d sequence%s: %.1f MB at %.1f GB/s, %.1f MFLOP: at least %.0f us a step\n", n[i], i ? "s" : "",
+                   bytes[i] / 1e6, limits->bandwidth / 1e9, flop[i] / 1e6, least[i] * 1e6);
+    if (!json) printf("  so 16 sequences give at most %.1f times the tokens/s of one\n\n", 16 * least[0] / least[1]);
+}
+
 static void bench_shape(const struct shape *shape, enum dtype dtype, const char *backend, int context, bool ops,
-                        double fp32, double matrix) {
+                        bool limits_only, struct limits limits) {
     struct model m;
     model_open(&m, shape, dtype, backend, context > MAX_STEP ? context : MAX_STEP);
-    bool amx = strstr(exec_backend(m.e), "amx");
-    struct limits limits = {.fp32 = fp32, .matrix = amx ? matrix : 0};
     size_t past = 512u << 20;
-    struct timing here = read_bandwidth(m.weight_bytes), outside = read_bandwidth(past);
+    struct timing here = read_bandwidth(m.weight_bytes), outside = {0};
+    if (!limits_only) outside = read_bandwidth(past);
     limits.bandwidth = here.best, limits.llc_past = outside.best;
     if (json) {
         printf("%s{\"shape\": \"%s\", \"dtype\": \"%s\", \"backend\": \"%s\", \"weight_bytes\": %zu, "
                "\"read_bytes_per_s\": %.4g, \"read_past_caches_bytes_per_s\": %.4g, \"fp32_flop_per_s\": %.4g, "
-               "\"matrix_flop_per_s\": %.4g, \"rows\": [", shape == shapes ? "" : ", ", shape->name, dtype_name(dtype),
-               exec_backend(m.e), m.weight_bytes, limits.bandwidth, limits.llc_past, fp32, limits.matrix);
+               "\"bf16_flop_per_s\": %.4g, %s", shape == shapes ? "" : ", ", shape->name, dtype_name(dtype),
+               exec_backend(m.e), m.weight_bytes, limits.bandwidth, limits.llc_past, limits.fp32,
+               limits.bf16, limits_only ? "" : "\"rows\": [");
         first_row = true;
     } else {
         char a[32], b[32], c[32], d[32];
         printf("%s: C %d, L %d, H %d, K %d, D %d, F %d, V %d, %s, %.1f MB of weights; %s\n", shape->name, shape->C,
                shape->L, shape->H, shape->K, shape->D, shape->F, shape->V, dtype_name(dtype),
                (double)m.weight_bytes / 1e6, exec_backend(m.e));
-        printf("  read bandwidth over %.1f MB %s (median %s), over %.0f MB %s; fp32 %s", (double)m.weight_bytes / 1e6,
-               human(a, sizeof a, here.best, "B/s"), human(d, sizeof d, here.median, "B/s"), (double)past / 1e6,
-               human(b, sizeof b, outside.best, "B/s"), human(c, sizeof c, fp32, "FLOP/s"));
-        if (limits.matrix) printf(", bf16 matrix unit %s", human(a, sizeof a, limits.matrix, "FLOP/s"));
-        printf("\n\n  %-22s %5s %11s %11s %12s %14s  %-10s %6s %6s\n", "op", "T", "median us", "best us", "bytes",
+        printf("  read bandwidth over %.1f MB %s (median %s)", (double)m.weight_bytes / 1e6,
+               human(a, sizeof a, here.best, "B/s"), human(d, sizeof d, here.median, "B/s"));
+        if (!limits_only) printf(", over %.0f MB %s", (double)past / 1e6, human(b, sizeof b, outside.best, "B/s"));
+        printf("; fp32 %s", human(c, sizeof c, limits.fp32, "FLOP/s"));
+        if (limits.bf16)
+            printf(", bf16 %s %s", limits.matrix_unit ? "matrix unit" : "in pairs",
+                   human(a, sizeof a, limits.bf16, "FLOP/s"));
+        printf("\n\n");
+        if (!limits_only)
+            printf("  %-22s %5s %11s %11s %12s %14s  %-10s %6s %6s\n", "op", "T", "median us", "best us", "bytes",
                "arithmetic", "bound by", "share", "best");
     }
     static struct step step;
-    step_init(&step, &m, 1, 1, context);
-    double least_one, least_sixteen, unused;
-    struct timing one = bench_step(&limits, &step, "STEP: 1 sequence", ops, &least_one);
-    step_init(&step, &m, 16, 1, context);
-    struct timing sixteen = bench_step(&limits, &step, "STEP: 16 sequences", ops, &least_sixteen);
-    step_init(&step, &m, 1, 1000, 1000);
-    struct timing prefill = bench_step(&limits, &step, "STEP: prefill 1000", ops, &unused);
+    static const struct {
+        const char *name;
+        int B, n;
+    } steps[] = {{"STEP: 1 sequence", 1, 1}, {"STEP: 16 sequences", 16, 1}, {"STEP: prefill 1000", 1, 1000}};
+    struct timing times[3];
+    double bytes[2], flop[2], arithmetic, least[2];
+    for (int i = 0; i < (limits_only ? 2 : 3); i++) {
+        step_init(&step, &m, steps[i].B, steps[i].n, steps[i].n > 1 ? steps[i].n : context);
+        if (i < 2) least[i] = step_cost(&limits, &step, &bytes[i], &flop[i], &arithmetic);
+        if (!limits_only) times[i] = bench_step(&limits, &step, steps[i].name, ops);
+    }
+    if (limits_only) {
+        print_limits(&limits, bytes, flop, least);
+        model_close(&m);
+        return;
+    }
+    struct timing one = times[0], sixteen = times[1], prefill = times[2];
     if (json)
         printf("\n  ], \"decode_tokens_per_s\": %.1f, \"decode_16_tokens_per_s\": %.1f, \"batch_gain\": %.2f, "
                "\"prefill_tokens_per_s\": %.0f}", 1 / one.median, 16 / sixteen.median, 16 * one.median / sixteen.median,
@@ -603,7 +677,7 @@ static void bench_shape(const struct shape *shape, enum dtype dtype, const char 
     else
         printf("\n  decode: %.0f tokens/s alone, %.0f with 16 sequences (%.1f times; at the limits %.1f times); "
                "prefill: %.0f tokens/s\n\n",
-               1 / one.median, 16 / sixteen.median, 16 * one.median / sixteen.median, 16 * least_one / least_sixteen,
+               1 / one.median, 16 / sixteen.median, 16 * one.median / sixteen.median, 16 * least[0] / least[1],
                1000 / prefill.median);
     model_close(&m);
 }
@@ -617,11 +691,12 @@ int main(int argc, char **argv) {
     static const struct option options[] = {
         {"shape", 1, NULL, 's'},   {"dtype", 1, NULL, 'd'},   {"threads", 1, NULL, 't'},
         {"backend", 1, NULL, 'b'}, {"context", 1, NULL, 'c'}, {"seconds", 1, NULL, 'S'},
-        {"no-ops", 0, NULL, 'n'},  {"cpu-time", 0, NULL, 'C'}, {"json", 0, NULL, 'j'},    {"help", 0, NULL, 'h'},
+        {"no-ops", 0, NULL, 'n'},  {"limits", 0, NULL, 'l'},  {"cpu-time", 0, NULL, 'C'}, {"json", 0, NULL, 'j'},
+        {"help", 0, NULL, 'h'},
         {NULL, 0, NULL, 0}};
     const char *shape = "small", *backend = "cpu", *dtype_text = "bf16";
     int context = 512;
-    bool ops = true;
+    bool ops = true, limits_only = false;
     for (int c; (c = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
         switch (c) {
         case 's': shape = optarg; break;
@@ -631,6 +706,7 @@ int main(int argc, char **argv) {
         case 'c': context = atoi(optarg); break;
         case 'S': seconds_per_figure = atof(optarg); break;
         case 'n': ops = false; break;
+        case 'l': limits_only = true; break;
         case 'C': clock_used = CLOCK_THREAD_CPUTIME_ID; break;
         case 'j': json = true; break;
         case 'h': fputs(help, stdout); return 0;
@@ -651,17 +727,18 @@ int main(int argc, char **argv) {
     if (exec_open(&e, &probe, err, sizeof err)) return usage_error(err);
     n_threads = exec_n_threads(e);
     if (clock_used != CLOCK_MONOTONIC && n_threads > 1) return usage_error("--cpu-time needs --threads 1");
-    bool amx = strstr(exec_backend(e), "amx");
+    bool amx = strstr(exec_backend(e), "amx"), pairs = strstr(exec_backend(e), "bf16");
     exec_close(e);
     pool = threads_open(n_threads);
     if (!pool) return usage_error("the system gave no threads");
-    double fp32 = fma_peak(), matrix = amx ? amx_peak() : 0;
+    struct limits limits = {.fp32 = fma_peak(), .matrix_unit = amx};
+    if (amx || pairs) limits.bf16 = amx ? amx_peak() : pairs_peak();
     bool found = false;
     if (json) printf("[");
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         if (strcmp(shape, "all") && strcmp(shape, shapes[i].name)) continue;
         found = true;
-        bench_shape(&shapes[i], dtype, backend, context, ops, fp32, matrix);
+        bench_shape(&shapes[i], dtype, backend, context, ops, limits_only, limits);
     }
     if (json) printf("]\n");
     threads_close(pool);

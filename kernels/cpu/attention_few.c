@@ -52,13 +52,25 @@ static void score_rest(float *out, const float *q, size_t q_step, const char *co
     }
 }
 
+/* Brings rows first .. first + LANES - 1 of n closer: blocks lie anywhere, and no processor guesses where the next is. */
+INLINE void fetch_rows(const char *const *rows, int first, int n, size_t bytes) {
+    int last = first + LANES < n ? first + LANES : n;
+    for (int i = first; i < last; i++)
+        for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(rows[i] + at);
+}
+
 INLINE void scores_as(const struct unit *u, struct workspace *w, int n, enum dtype t) {
+    enum { AHEAD = 2 * LANES };
     const int D = u->D, n_r = u->n_rows;
+    size_t row_bytes = (size_t)D * dtype_bytes(u->op->kv->layout.dtype);
     size_t step = (size_t)u->D_pad;
     for (int i = n; i % LANES; i++) w->k_row[i] = w->k_row[n - 1]; /* something that exists: not seen */
+    for (int p = 0; p < AHEAD && !kv_is_fp8(u); p += LANES) fetch_rows(w->k_row, p, n, row_bytes);
     for (int p = 0; p < n; p += LANES) {
         const char *const *rows = w->k_row + p;
         float *out = w->scores + p;
+        if (!kv_is_fp8(u)) fetch_rows(w->k_row, p + AHEAD, n, row_bytes);
+        fetch_rows(w->v_row, p, n, row_bytes);
         if (n_r == 1) score_some(out, w->q, step, rows, D, t, 1);
         else if (n_r == 2) score_some(out, w->q, step, rows, D, t, 2);
 #if LANES > 4

@@ -107,6 +107,11 @@ void CPU(awq_row)(float *out, const struct matrix *w, int row);
 void CPU(linear_amx)(struct exec *e, void *y, enum dtype yt, const void *x, const struct matrix *w, const void *bias,
                      int T);
 
+/* linear_bf16.c: out [T, LANES] = x [T, K] times LANES rows of w, rows of x `stride` apart; what lies `ahead` elements
+ * behind each row of w is fetched meanwhile. Only where the instruction set multiplies pairs of bf16. */
+void CPU(linear_bf16)(float (*out)[LANES], const uint16_t *x, size_t stride, int T, const uint16_t *const *w, int K,
+                      size_t ahead);
+
 /* linear_amx_wide.c: the same, to the bit, and faster from WIDE_TOKENS on. */
 enum { WIDE_TOKENS = 64 };
 void CPU(linear_amx_wide)(struct exec *e, void *y, enum dtype yt, const void *x, const struct matrix *w,

@@ -37,6 +37,7 @@ struct product {
     const void *norm; /* [K] act: x is normalised first; or NULL */
     float eps;
     bool add;      /* to what y is */
+    bool pairs;    /* x and w stay bf16: linear_bf16.c multiplies */
     bool gated;    /* w is gates above ups; N / 2 is a multiple of LANES */
     size_t stride; /* of x in fp32, padded with zeros */
 };
@@ -227,13 +228,26 @@ static void widen_some(const struct product *o, float *out, int first, int last)
     }
 }
 
+#ifdef __AVX512BF16__
+/* All of x, normalised, in bf16: to out [T, K]. */
+static void norm_pairs(const struct product *o, uint16_t *out, float *row) {
+    size_t K = (size_t)o->w->cols;
+    for (int t = 0; t < o->T; t++) {
+        widen(row, o->x + t * K * 2, K, DTYPE_BF16);
+        for (size_t i = round_up(K, LANES); i % (4 * LANES); i += LANES) vf_store(row + i, (vf){0}); /* for the norm */
+        CPU(norm_row)(row, row, o->norm, (int)K, o->eps, DTYPE_BF16);
+        row_narrow_as((char *)(out + t * K), row, K, DTYPE_BF16);
+    }
+}
+#endif
+
 /* n rows of w in fp32, padded, to out [n, stride]. */
 static void widen_rows(const struct product *o, float *out, const char *const *w, int n) {
     for (int i = 0; i < n; i++) widen(out + i * o->stride, w[i], (size_t)o->w->cols, o->w->dtype);
 }
 
 /* out [T, LANES]: rows n .. n + LANES - 1 of w. */
-static void product_block(const struct product *o, float *panel, float (*out)[LANES], const float *x, int n) {
+static void product_block(const struct product *o, float *panel, float (*out)[LANES], const void *x, int n) {
     const struct matrix *m = o->w;
     int K = m->cols, T = o->T, full = (int)round_up((size_t)K, LANES);
     size_t row_bytes = (size_t)K * dtype_bytes(m->dtype), ahead = LANES * row_bytes;
@@ -248,6 +262,12 @@ static void product_block(const struct product *o, float *panel, float (*out)[LA
     }
     for (int i = 0; i < LANES; i++) /* rows that do not exist: the last one again, not written */
         w[i] = (const char *)m->data + (size_t)(n + i < m->rows ? n + i : m->rows - 1) * row_bytes;
+#ifdef __AVX512BF16__
+    if (o->pairs) {
+        CPU(linear_bf16)(out, (const uint16_t *)x, (size_t)K, T, (const uint16_t *const *)w, K, LANES * (size_t)K);
+        return;
+    }
+#endif
     if (T > PANEL_TOKENS && (m->dtype != DTYPE_F32 || K % LANES)) {
         for (int i = 0; i < LANES; i += PANEL_ROWS) {
             widen_rows(o, panel, w + i, PANEL_ROWS);
@@ -269,11 +289,17 @@ static void product_block(const struct product *o, float *panel, float (*out)[LA
 
 static void product_rows(void *arg, struct share *share) {
     const struct product *o = arg;
-    float *panel = scratch_of(o->e, share), *x = cpu_of(o->e)->x; /* [LANES, stride], [T, stride] */
+    float *panel = scratch_of(o->e, share); /* [LANES, stride] */
+    const void *x = cpu_of(o->e)->x;        /* [T, stride] */
     float out[X_ROWS][LANES], up[X_ROWS][LANES];
-    if (o->T <= OWN_TOKENS) {
+    if (o->pairs) {
+        x = o->x;
+#ifdef __AVX512BF16__
+        if (o->norm) norm_pairs(o, (uint16_t *)(panel + LANES * o->stride), panel), x = panel + LANES * o->stride;
+#endif
+    } else if (o->T <= OWN_TOKENS) {
         x = panel + LANES * o->stride;
-        widen_some(o, x, 0, o->T + o->T % 2);
+        widen_some(o, panel + LANES * o->stride, 0, o->T + o->T % 2);
     }
     for (int first, last; threads_take(share, &first, &last);)
         for (int n = first * LANES; n < last * LANES; n += LANES) {
@@ -294,10 +320,14 @@ static void widen_tokens(void *arg, struct share *share) {
     for (int first, last; threads_take(share, &first, &last);) widen_some(o, cpu_of(o->e)->x, first, last);
 }
 
-/* What the matrix unit computes, where there is one. */
+/* Both are bf16: what the matrix unit computes where there is one, and pairs elsewhere. */
+INLINE bool is_bf16(const struct exec *e, const struct matrix *w) {
+    return w->format == MATRIX_DENSE && w->dtype == DTYPE_BF16 && e->options.dtype == DTYPE_BF16;
+}
+
 static bool is_amx(const struct exec *e, const struct matrix *w) {
 #ifdef __AMX_BF16__
-    return w->dtype == DTYPE_BF16 && e->options.dtype == DTYPE_BF16;
+    return is_bf16(e, w);
 #else
     (void)e, (void)w;
     return false;
@@ -318,11 +348,14 @@ static void run(struct product o, int T) {
     int grain = (int)(part_bytes / (LANES * (size_t)w->cols * dtype_bytes(w->dtype) * (o.gated ? 2 : 1))) + 1;
     if (grain > even) grain = even + !even;
     o.stride = ROW_FLOATS(w->cols);
+#ifdef __AVX512BF16__
+    o.pairs = is_bf16(e, w);
+#endif
     for (int t = 0; t < T; t += X_ROWS) {
         o.x = x + t * x_bytes;
         o.y = y + t * y_bytes;
         o.T = T - t < X_ROWS ? T - t : X_ROWS;
-        if (o.T > OWN_TOKENS) parallel(e, o.T + o.T % 2, rows_per_part(w->cols), widen_tokens, &o);
+        if (o.T > OWN_TOKENS && !o.pairs) parallel(e, o.T + o.T % 2, rows_per_part(w->cols), widen_tokens, &o);
         parallel(e, n_blocks, grain, product_rows, &o);
     }
 }

@@ -250,30 +250,43 @@ INLINE vf vf_sum_each(const vf v[LANES]) {
     /* Level by level: halves of the register, then halves of 128 bits, then neighbours. The order of the inputs is such
      * that the sums come out in theirs. */
     vf x[4];
+#if LANES == 16
+    /* A fold adds what stays of two vectors to what changes places, in two additions under a mask: a blend would take
+     * a port from the multiplications around. */
+#define ADD_STAYING(t, mask, a, b) _mm512_mask_add_ps(_mm512_add_ps(t, a), mask, t, b)
+    const __m512i quarters = _mm512_set_epi32(27, 26, 25, 24, 15, 14, 13, 12, 19, 18, 17, 16, 7, 6, 5, 4);
+    __m512 half[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+        __m512 a = (__m512)v[i], b = (__m512)v[8 + i];
+        half[i] = ADD_STAYING(_mm512_shuffle_f32x4(a, b, 0x4e), 0xff00, a, b);
+    }
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
-#if LANES == 16
-        __m512 a = (__m512)v[i], b = (__m512)v[4 + i], c = (__m512)v[8 + i], d = (__m512)v[12 + i];
-        a = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
-        c = _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xee));
-        x[i] = (vf)_mm512_add_ps(_mm512_shuffle_f32x4(a, c, 0x88), _mm512_shuffle_f32x4(a, c, 0xdd));
+        __m512 a = half[i], b = half[4 + i];
+        x[i] = (vf)ADD_STAYING(_mm512_permutex2var_ps(a, quarters, b), 0xf0f0, a, b);
+    }
+#define FOLD(a, b, i) (vf) _mm512_shuffle_ps((__m512)(a), (__m512)(b), i)
+#define HALVE(a, b) \
+    (vf) ADD_STAYING(_mm512_shuffle_ps((__m512)(a), (__m512)(b), 0x4e), 0xcccc, (__m512)(a), (__m512)(b))
 #elif LANES == 8
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
         __m256 a = (__m256)v[i], b = (__m256)v[4 + i];
         x[i] = (vf)_mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
-#else
-        x[i] = v[i];
-#endif
     }
-#if LANES == 16
-#define FOLD(a, b, i) (vf) _mm512_shuffle_ps((__m512)(a), (__m512)(b), i)
-#elif LANES == 8
 #define FOLD(a, b, i) (vf) _mm256_shuffle_ps((__m256)(a), (__m256)(b), i)
+#define HALVE(a, b)   (FOLD(a, b, 0x44) + FOLD(a, b, 0xee))
 #else
+    for (int i = 0; i < 4; i++) x[i] = v[i];
 #define FOLD(a, b, i) (vf) _mm_shuffle_ps((__m128)(a), (__m128)(b), i)
+#define HALVE(a, b)   (FOLD(a, b, 0x44) + FOLD(a, b, 0xee))
 #endif
-    vf lo = FOLD(x[0], x[1], 0x44) + FOLD(x[0], x[1], 0xee), hi = FOLD(x[2], x[3], 0x44) + FOLD(x[2], x[3], 0xee);
+    vf lo = HALVE(x[0], x[1]), hi = HALVE(x[2], x[3]);
     return FOLD(lo, hi, 0x88) + FOLD(lo, hi, 0xdd);
 #undef FOLD
+#undef HALVE
+#undef ADD_STAYING
 #else
     vf sums;
     for (int i = 0; i < LANES; i++) sums[i] = vf_sum(v[i]);

@@ -1,10 +1,11 @@
 """Figures of a release build on this machine, and two bounds: batching pays, and so does the prefix cache.
 
 The client is tests/harness/load_client (C), so that Python is not what is measured. A machine that runs other things is
-noisy: each bound holds if one of three attempts reaches it."""
+noisy: attempts are short and repeated."""
 
 import json
 import random
+import statistics
 import subprocess
 
 import pytest
@@ -12,8 +13,12 @@ import pytest
 from conftest import BINARY, NAME, RELEASE, metric
 
 CLIENT = BINARY.parent / "load_client"
+BENCH = BINARY.parent / "bench_cpu"
 pytestmark = pytest.mark.skipif(not CLIENT.exists(), reason=f"{CLIENT} is not built")
 ATTEMPTS = 3
+STREAM_ATTEMPTS = range(7, 31)  # at least and at most
+GAIN = 4  # what sixteen streams are to give
+SHARE = 0.5  # of the gain that the processor's limits allow, where GAIN would be more than that
 
 
 def load(server, bodies, concurrency):
@@ -54,37 +59,60 @@ def step_seconds(server):
     return metric(server.metrics(), "tandem:step_seconds_total")
 
 
+def least_seconds():
+    """What one core needs at least for a step of one sequence and of sixteen, and its limits: bytes/s, FLOP/s.
+
+    The ratio of the two is what is wanted, and one core's processor time is the same however busy the machine is."""
+    command = [BENCH, "--limits", "--json", "--threads", "1", "--cpu-time", "--seconds", "0.03", "--context", "40"]
+    (of,) = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout)
+    flops = of["bf16_flop_per_s"] or of["fp32_flop_per_s"]
+    return of["one"]["least_s"], of["sixteen"]["least_s"], of["read_bytes_per_s"], flops
+
+
 def test_sixteen_streams(start, letters):
-    """Sixteen streams give far more tokens/s than one, because weights are read once for all.
+    """Sixteen streams give at least four times the tokens/s of one, because weights are read once for all. Where that
+    is more than half of what the processor's own limits allow, they give that half.
 
-    How much is a property of the processor, and printed. With a matrix unit it is four times and more. Without one the
-    arithmetic of sixteen tokens takes longer than reading the weights: on two AVX-512 cores one token of the sample model
-    reads 11.4 MB at 60 GB/s, 0.19 ms; sixteen are 182 MFLOP at 357 GFLOP/s, 0.51 ms: six times at the very limits, of
-    which the faster one stream is, the less is left (bench_cpu prints limits and shares). The bounds are what a fault in
-    batching, or in what HTTP does per token, would not reach, and what a shared machine's noise does not undercut.
+    One token reads all weights, sixteen multiply by each of them sixteen times. Where reading is fast and arithmetic is
+    not, the second takes long: an EPYC's core reads 58 GB/s from its last-level cache, so a step of one sequence of the
+    sample model takes 0.20 ms at least; that of sixteen, 186 MFLOP at 236 GFLOP/s in bf16, takes 0.81. So sixteen
+    streams can have at most 3.9 times the tokens/s of one, and only if one is as slow as it may be. A Xeon without its
+    matrix unit allows 6.5 times, with it more than ten. The limits are measured in the same run (bench_cpu --limits).
 
-    The pool of KV blocks is small, so that the warm-up touches all of it: the first use of a page costs the system as
-    much as some steps."""
+    Each attempt lasts as long for one stream, five requests in turn, as for sixteen, so that other work on the machine
+    meets both alike, and medians are compared: the best of one would be its luckiest moment, which the other need not
+    have had. After seven there are more attempts as long as a bound does not hold. The pool of KV blocks is small, so
+    that the warm-up touches all of it: the first use of a page costs the system as much as some steps."""
     server = start("--max-model-len", "2048", "--num-gpu-blocks-override", "320")
     rng = random.Random(1)
 
-    def tokens_per_second(n):
-        """By the clock, and by the time that the engine spent in steps."""
+    def rates(requests, concurrency):
+        """Tokens/s by the clock, and by the time that the engine spent in steps."""
         before = step_seconds(server)
-        _, run = load(server, [body([rng.choice(letters) for _ in range(8)], 128) for _ in range(n)], n)
+        bodies = [body([rng.choice(letters) for _ in range(8)], 64) for _ in range(requests)]
+        _, run = load(server, bodies, concurrency)
         return run["tokens"] / run["seconds"], run["tokens"] / (step_seconds(server) - before)
 
     for _ in range(3):
-        tokens_per_second(16)  # warm
-    attempts = []
-    for _ in range(ATTEMPTS):
-        (one, one_inside), (sixteen, sixteen_inside) = tokens_per_second(1), tokens_per_second(16)
-        attempts.append((sixteen / one, sixteen_inside / one_inside, one, sixteen))
-    ratio, inside, one, sixteen = max(attempts)
-    sentence = f"one stream {one:.0f} tokens/s, sixteen {sixteen:.0f}: {ratio:.1f} x ({inside:.1f} x inside the engine)"
-    require(ratio >= 1.5, f"{sentence}, at least 1.5")
-    kept = max(ratio / inside for ratio, inside, _, _ in attempts)
-    require(kept >= 0.5, f"{sentence}: HTTP leaves {100 * kept:.0f} % of the gain, at least 50 %")
+        rates(16, 16)  # warm
+    ones, sixteens, least = [], [], []
+    for attempt in range(1, STREAM_ATTEMPTS.stop):
+        ones.append(rates(5, 1))
+        sixteens.append(rates(16, 16))
+        least.append(least_seconds())
+        one, one_inside = map(statistics.median, zip(*ones))
+        sixteen, sixteen_inside = map(statistics.median, zip(*sixteens))
+        gain, inside = sixteen / one, sixteen_inside / one_inside
+        least_one, least_sixteen, bandwidth, flops = map(statistics.median, zip(*least))
+        allowed = 16 * least_one / least_sixteen
+        bound = min(GAIN, SHARE * allowed)
+        if attempt in STREAM_ATTEMPTS and gain >= bound and gain >= 0.8 * inside:
+            break
+    sentence = f"one stream {one:.0f} tokens/s, sixteen {sixteen:.0f}: {gain:.1f} x ({inside:.1f} x inside the engine)"
+    why = f"{100 * SHARE:.0f} % of what a core's {bandwidth / 1e9:.0f} GB/s and {flops / 1e9:.0f} GFLOP/s allow"
+    why = f"{bound:.1f}" + (f", {why}: {allowed:.1f} x" if bound < GAIN else "")
+    require(gain >= bound, f"{sentence}, at least {why}; {attempt} attempts")
+    require(gain >= 0.8 * inside, f"{sentence}: HTTP leaves {100 * gain / inside:.0f} % of the gain, at least 80 %")
 
 
 def test_repeated_prompt(server, letters):
