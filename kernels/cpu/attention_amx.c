@@ -103,7 +103,7 @@ static void scores(const struct unit *u, struct workspace *w, const float *q, in
     bool copied = copies_keys(u);
     size_t stride = (size_t)u->D_pad * 2;
     for (int p = 0; p < n; p += 64) {
-        const char *a[4];
+        const char *a[4] = {NULL}; /* GCC 14 does not see that n_a is never 0 */
         int n_a = 0;
         for (int i = p; n_a < 4 && i < n; i += TILE) a[n_a++] = copied ? (char *)w->k + i * stride : w->k_row[i];
         float *out = w->scores + (size_t)p * TILE;
