@@ -159,7 +159,7 @@ def main():
     configs = [p for p in (here / "bin/configs", here / "../../benchmarks/configs") if p.is_dir()]
     shape = args.shape or configs[0] / "Qwen3-14B-AWQ.json"
     folder = pathlib.Path(tempfile.mkdtemp(dir=args.folder or ("/dev/shm" if os.path.isdir("/dev/shm") else None)))
-    failed = 0
+    failed, medians = 0, []
     try:
         start = time.monotonic()
         size = write_checkpoint(folder, shape, args.tokenizer)
@@ -168,11 +168,13 @@ def main():
             runs = [measure(args.tandem, folder) for _ in range(args.runs)]
             seconds = [s for s, _ in runs]
             median = statistics.median(seconds)
+            medians.append(f"{median:.2f} s {name}")
             passed = median <= args.bound
             failed += not passed
             print(f"{'PASS' if passed else 'FAIL'}  start, {name}: {median:.2f} s from process start to first token "
                   f"(bound {args.bound:g}; runs {', '.join(f'{s:.2f}' for s in seconds)}), {size / 1e9 / median:.1f} GB/s of weights")
             print(f"      the last: {runs[-1][1].rstrip()}", flush=True)
+        print(f"figure: {', '.join(medians)} to the first token of {size / 1e9:.1f} GB (bound {args.bound:g})")
         print(f"{2 - failed} passed, {failed} failed")
         return failed > 0
     finally:

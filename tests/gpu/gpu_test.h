@@ -3,7 +3,10 @@
  *
  * A case fills its inputs with fresh random values, poisons its outputs, runs the op on both execs and compares by
  * relative error in the root mean square, and element by element against abs + rel. A program ends with
- * "N passed, N failed" and exits 1 if anything failed. The seed is argv[1], or the clock. */
+ * "N passed, N failed" and exits 1 if anything failed.
+ *
+ * Arguments, in any order: a seed (else the clock gives one); --quick: few and small cases that still come past every
+ * instance of every kernel, for runs under a sanitizer; what else begins with "--" is a mode, such as --time. */
 #pragma once
 
 #include "kernels/ops.h"
@@ -18,6 +21,8 @@ struct gpu_test {
     struct exec *cpu, *gpu;
     enum dtype act;
     uint64_t seed;
+    bool quick;
+    const char *mode; /* "--time"; NULL: the checks */
     int n_passed, n_failed;
 };
 
@@ -44,11 +49,21 @@ static inline void gpu_test_close(struct gpu_test *t) {
     t->cpu = t->gpu = NULL;
 }
 
-static inline uint64_t gpu_test_seed(int argc, char **argv) {
-    uint64_t seed = argc > 1 ? strtoull(argv[1], NULL, 10) : (uint64_t)time(NULL);
-    printf("seed %llu\n", (unsigned long long)seed);
-    return seed;
+static inline struct gpu_test gpu_test_begin(int argc, char **argv) {
+    struct gpu_test t = {.seed = (uint64_t)time(NULL)};
+    for (int i = 1; i < argc; i++) {
+        char *end = argv[i];
+        const uint64_t seed = strtoull(argv[i], &end, 10);
+        if (!strcmp(argv[i], "--quick")) t.quick = true;
+        else if (!strncmp(argv[i], "--", 2)) t.mode = argv[i];
+        else if (!*end) t.seed = seed;
+        else fprintf(stderr, "%s: expected a seed, --quick or a mode, found \"%s\"\n", argv[0], argv[i]), exit(2);
+    }
+    printf("seed %llu\n", (unsigned long long)t.seed);
+    return t;
 }
+
+static inline bool gpu_test_is_mode(const struct gpu_test *t, const char *mode) { return t->mode && !strcmp(t->mode, mode); }
 
 static inline uint32_t gpu_test_u32(struct gpu_test *t) { /* splitmix64 */
     uint64_t z = t->seed += 0x9e3779b97f4a7c15u;

@@ -1,8 +1,8 @@
 /* test_awq.c - 4-bit matrices on the CUDA backend against their CPU twins, and their times.
  *
- *     gpu_test_awq [seed]            correctness: packing, unpacking, products in all epilogues at awkward and real sizes
- *     gpu_test_awq [seed] --time     each matrix of the Qwen models by T, beside cuBLASLt (f16) and the read bandwidth
- *     gpu_test_awq [seed] --chain    whole layers' products at few tokens in one graph, beside the time of their bytes */
+ *     gpu_tests test_awq             correctness: packing, unpacking, products in all epilogues at awkward and real sizes
+ *     gpu_tests test_awq --time      each matrix of the Qwen models by T, beside cuBLASLt (f16) and the read bandwidth
+ *     gpu_tests test_awq --chain     whole layers' products at few tokens in one graph, beside the time of their bytes */
 #include "kernels/probe.h"
 #include "tests/gpu/gpu_test.h"
 
@@ -197,6 +197,21 @@ static void check_sizes(struct gpu_test *t) {
         struct pair w = pair_random(t, sizes[i].rows, sizes[i].cols);
         for (int j = 0; j < N_OF(tokens); j++)
             for (enum op op = 0; op < N_OPS; op++) check(t, &w, op, tokens[j]);
+        pair_free(t, &w);
+    }
+}
+
+/* Few inputs and many, one strip and more: every split of the work, every depth of a ring, every width of a tile. */
+static void check_few(struct gpu_test *t) {
+    static const int tokens[] = {1, 3, 5, 8, 9, 16, 33, 65};
+    static const struct {
+        int rows, cols;
+    } sizes[] = {{16, 128}, {48, 256}, {80, 1408}, {32, 2048}, {32, 17408}};
+    for (int i = 0; i < N_OF(sizes); i++) {
+        struct pair w = pair_random(t, sizes[i].rows, sizes[i].cols);
+        for (int j = 0; j < N_OF(tokens); j++)
+            for (enum op op = 0; op < N_OPS; op++)
+                if (i == 1 || (int)op % 3 == (i + j) % 3) check(t, &w, op, tokens[j]);
         pair_free(t, &w);
     }
 }
@@ -471,19 +486,23 @@ static void time_chain(struct gpu_test *t) {
 }
 
 int main(int argc, char **argv) {
-    struct gpu_test t = {.seed = gpu_test_seed(argc, argv)};
-    const char *mode = argc > 2 ? argv[2] : "";
+    struct gpu_test t = gpu_test_begin(argc, argv);
     gpu_test_open(&t, DTYPE_F16, (struct exec_options){0});
-    if (*mode) {
+    if (t.mode) {
         printf("%s\n", exec_backend(t.gpu));
-        if (!strcmp(mode, "--time")) time_matrices(&t);
-        if (!strcmp(mode, "--chain")) time_chain(&t);
+        if (gpu_test_is_mode(&t, "--time")) time_matrices(&t);
+        if (gpu_test_is_mode(&t, "--chain")) time_chain(&t);
         gpu_test_close(&t);
         return 0;
     }
     check_unpack(&t, (int[]){16}, 1, 128);
     check_unpack(&t, (int[]){48, 16, 32}, 3, 384);
     check_unpack(&t, (int[]){272, 128, 128}, 3, 1280);
+    if (t.quick) {
+        check_few(&t);
+        gpu_test_close(&t);
+        return gpu_test_end(&t);
+    }
     check_sizes(&t);
     check_bits(&t, 48, 384);
     check_bits(&t, 2048, 2048);

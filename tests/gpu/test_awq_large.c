@@ -1,7 +1,7 @@
 /* test_awq_large.c - products with 4-bit weights at many tokens against their CPU twins, and their times.
  *
- *     gpu_test_awq_large [seed]           correctness: awkward sizes, all epilogues; an identity, where weights show
- *     gpu_test_awq_large [seed] --time    the matrices of Qwen3-14B by T, beside cuBLASLt with f16 weights */
+ *     gpu_tests test_awq_large           correctness: awkward sizes, all epilogues; an identity, where weights show
+ *     gpu_tests test_awq_large --time    the matrices of Qwen3-14B by T, beside cuBLASLt with f16 weights */
 #include "kernels/probe.h"
 #include "tests/gpu/gpu_test.h"
 #include "tests/gpu/gpu_time.h"
@@ -115,6 +115,19 @@ static void check_sizes(struct gpu_test *t) {
                 if (i < 3 || (int)op == j % N_OPS) check(t, &w, op, tokens[j]);
         check_identity(t, &w, 128, 0);
         check_identity(t, &w, 1024, 3);
+        awq_free(t, &w);
+    }
+}
+
+/* Tiles of all widths, in clusters of two to eight: the fewer the rows, the more blocks share a tile. */
+static void check_few(struct gpu_test *t) {
+    static const struct {
+        int rows, cols;
+    } sizes[] = {{16, 128}, {1040, 640}, {512, 2048}, {9216, 128}};
+    static const int tokens[] = {65, 96, 129, 160, 176, 192, 257};
+    for (int i = 0; i < N_OF(sizes); i++) {
+        struct awq_twin w = awq_random(t, sizes[i].rows, sizes[i].cols);
+        for (int j = 0; j < N_OF(tokens); j++) check(t, &w, (enum op)((i + j) % N_OPS), tokens[j]);
         awq_free(t, &w);
     }
 }
@@ -244,12 +257,17 @@ static void time_all(struct gpu_test *g) {
 }
 
 int main(int argc, char **argv) {
-    struct gpu_test t = {.seed = gpu_test_seed(argc, argv)};
+    struct gpu_test t = gpu_test_begin(argc, argv);
     gpu_test_open(&t, DTYPE_F16, (struct exec_options){.max_tokens = 8192});
-    if (argc > 2 && !strcmp(argv[2], "--time")) {
+    if (gpu_test_is_mode(&t, "--time")) {
         time_all(&t);
         gpu_test_close(&t);
         return 0;
+    }
+    if (t.quick) {
+        check_few(&t);
+        gpu_test_close(&t);
+        return gpu_test_end(&t);
     }
     check_sizes(&t);
     check_repeats(&t, 5120, 5120, 100);

@@ -1,7 +1,7 @@
 /* test_engine.c - the engine on a GPU: graphs and steps run op by op, a crowd and one alone, warm and cold prefixes, a pool
  * that holds a tenth of what runs, against each other and against the CPU backend.
  *
- *     gpu_test_engine [MODEL]          weights/sample/small
+ *     gpu_tests test_engine [MODEL]    weights/sample/small
  *
  * On a GPU the kernel that computes a token may depend on the batch, so greedy texts may part where two logits nearly tie.
  * Where two runs must agree to the bit they are held to it; elsewhere the share of equal answers is printed, and a run fails

@@ -1,8 +1,8 @@
 /* test_linear.c - the dense matrix products of the CUDA backend against their CPU twins, and their times.
  *
- *     gpu_test_linear [seed]            correctness: awkward and real sizes, all epilogues, bf16, f16 and f32
- *     gpu_test_linear [seed] --time     each matrix of the Qwen models by T, beside cuBLASLt and the read bandwidth
- *     gpu_test_linear [seed] --chain    whole layers' linears at few tokens in a graph, beside their bytes' time */
+ *     gpu_tests test_linear            correctness: awkward and real sizes, all epilogues, bf16, f16 and f32
+ *     gpu_tests test_linear --time     each matrix of the Qwen models by T, beside cuBLASLt and the read bandwidth
+ *     gpu_tests test_linear --chain    whole layers' linears at few tokens in a graph, beside their bytes' time */
 #include "kernels/probe.h"
 #include "tests/gpu/gpu_test.h"
 
@@ -122,6 +122,23 @@ static void check_first(struct gpu_test *t) {
     struct twin w = filled(t, t->act, (size_t)640 * 320, sqrtf(3.0f / 320));
     check(t, LINEAR_BIAS, &w, 640, 320, 130, true);
     twin_free(t, &w);
+}
+
+/* One side of 64 inputs and the other, x in the ring and beside it, more blocks of rows than SMs; one and two tiles of
+ * tokens, and more tokens than the own kernel takes. */
+static void check_few(struct gpu_test *t) {
+    static const struct {
+        int rows, cols;
+    } sizes[] = {{7, 3}, {130, 320}, {16, 13120}, {9002, 448}};
+    static const int few[] = {1, 5, 9, 65};
+    for (int i = 0; i < (t->act == DTYPE_F32 ? 2 : N_OF(sizes)); i++) {
+        const int rows = sizes[i].rows, cols = sizes[i].cols;
+        struct twin w = filled(t, t->act, (size_t)rows * (size_t)cols, sqrtf(3.0f / (float)cols));
+        for (int j = 0; j < N_OF(few); j++)
+            for (enum op op = 0; op < N_OPS; op++)
+                if (rows < 1000 || (int)op % N_OF(few) == j) check(t, op, &w, rows, cols, few[j], false);
+        twin_free(t, &w);
+    }
 }
 
 static void check_models(struct gpu_test *t) {
@@ -329,16 +346,15 @@ static void time_chain(struct gpu_test *t, struct arena *a) {
 }
 
 int main(int argc, char **argv) {
-    struct gpu_test t = {.seed = gpu_test_seed(argc, argv)};
-    const char *mode = argc > 2 ? argv[2] : "";
+    struct gpu_test t = gpu_test_begin(argc, argv);
     const struct exec_options sizes = {.max_width = 1 << 18};
-    if (*mode) {
+    if (t.mode) {
         gpu_test_open(&t, DTYPE_BF16, sizes);
         struct arena a = {.bytes = (size_t)4 << 30};
         a.base = exec_alloc(t.gpu, a.bytes);
         if (!a.base) fprintf(stderr, "no memory for weights\n"), exit(1);
         fill_random(t.gpu, a.base, DTYPE_BF16, a.bytes / 2, 0, 0.02f, 1);
-        if (!strcmp(mode, "--chain")) time_chain(&t, &a);
+        if (gpu_test_is_mode(&t, "--chain")) time_chain(&t, &a);
         else time_matrices(&t, &a);
         exec_free(t.gpu, a.base);
         gpu_test_close(&t);
@@ -348,9 +364,10 @@ int main(int argc, char **argv) {
     for (int i = 0; i < 3; i++) {
         gpu_test_open(&t, dtypes[i], sizes);
         check_first(&t);
-        check_sizes(&t);
-        if (t.act == DTYPE_BF16) check_models(&t);
-        if (t.act != DTYPE_F32) {
+        if (t.quick) check_few(&t);
+        else check_sizes(&t);
+        if (t.act == DTYPE_BF16 && !t.quick) check_models(&t);
+        if (t.act != DTYPE_F32 && !t.quick) {
             check_bits(&t, 2560, 2048);
             check_bits(&t, 1000, 17408);
         }

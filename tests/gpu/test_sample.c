@@ -261,11 +261,11 @@ static void test_ahead(struct gpu_test *t) {
 }
 
 /* Values that are no numbers, everywhere or in places. */
-static void test_strange(struct gpu_test *t) {
+static void test_strange(struct gpu_test *t, int n_sizes) {
     static const float strange[] = {NAN, INFINITY, -INFINITY, FLT_MAX, -FLT_MAX, 1e38f};
     static const int sizes[] = {1, 100, 3000};
     struct token_count counts[] = {{0, 2, 1}, {10, 1, 0}};
-    for (int size = 0; size < 3; size++)
+    for (int size = 0; size < n_sizes; size++)
         for (int s = 0; s < 6; s++) {
             enum { R = 14 };
             const int V = sizes[size];
@@ -503,25 +503,32 @@ static void time_all(void) {
 
 int main(int argc, char **argv) {
     static const int sizes[] = {1, 2, 5, 31, 32, 33, 255, 256, 257, 1000, 4099, 32768, 151936, 152064};
-    if (argc > 1 && !strcmp(argv[1], "--time")) {
+    struct gpu_test t = gpu_test_begin(argc, argv);
+    if (gpu_test_is_mode(&t, "--time")) {
         time_all();
         return 0;
     }
-    struct gpu_test t = {.seed = gpu_test_seed(argc, argv)};
-    const bool quick = argc > 2; /* after a seed, any word: for runs under a sanitizer */
-    const int n_sizes = quick ? 11 : 14;
     gpu_test_open(&t, DTYPE_F32, (struct exec_options){.max_rows = MAX_R, .vocab = MAX_V});
-    for (int i = 0; i < n_sizes; i++)
+    if (t.quick) {
+        static const int few[] = {1, 33, 257, 4099};
+        for (int i = 0; i < 4; i++) {
+            for (int lists = 0; lists < 2; lists++) test_random(&t, 5, few[i], lists);
+            test_logprobs(&t, 5, few[i], i % 2 ? 20 : 1000);
+        }
+        test_strange(&t, 2);
+        gpu_test_close(&t);
+        return gpu_test_end(&t);
+    }
+    for (int i = 0; i < 14; i++)
         for (int lists = 0; lists < 2; lists++) {
             test_random(&t, 1, sizes[i], lists);
-            test_random(&t, quick ? 9 : sizes[i] < 5000 ? 200 : 40, sizes[i], lists);
-            if (!quick) test_random(&t, sizes[i] < 5000 ? MAX_R : 17, sizes[i], lists);
+            test_random(&t, sizes[i] < 5000 ? 200 : 40, sizes[i], lists);
+            test_random(&t, sizes[i] < 5000 ? MAX_R : 17, sizes[i], lists);
         }
-    if (!quick) test_random(&t, 160, MAX_V, true); /* more than the workspace has views for */
-    test_strange(&t);
-    if (!quick) test_ahead(&t), test_alone(&t), test_distributions(&t);
-    for (int i = 0; i < n_sizes; i++)
-        test_logprobs(&t, quick ? 5 : sizes[i] < 5000 ? 33 : 7, sizes[i], i % 2 ? 20 : 1000);
+    test_random(&t, 160, MAX_V, true); /* more than the workspace has views for */
+    test_strange(&t, 3);
+    test_ahead(&t), test_alone(&t), test_distributions(&t);
+    for (int i = 0; i < 14; i++) test_logprobs(&t, sizes[i] < 5000 ? 33 : 7, sizes[i], i % 2 ? 20 : 1000);
     gpu_test_close(&t);
     return gpu_test_end(&t);
 }
