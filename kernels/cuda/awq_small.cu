@@ -246,7 +246,8 @@ __device__ static inline int owned_pairs(const struct args &a, const struct work
 #endif
 
 /* Gives this block's share of a pair to the owner. shares: of this block, in shared memory or the workspace; barrier:
- * of this block. A block without others just stores: compute-sanitizer takes st.async in a cluster of one for an error. */
+ * of this block. A block without others just stores: compute-sanitizer takes st.async in a cluster of one for an
+ * error. */
 template <int N>
 __device__ static inline void give_share(const struct args &a, float *shares, uint64_t *barrier,
                                          const struct sums<N> &s, int pair, bool two, int rank, int lane) {
@@ -451,8 +452,10 @@ template <int N> __global__ static void __launch_bounds__(THREADS, 1) awq_small(
         give_share(a, shares, &barrier, sums, pair, pair < w.n_pairs - w.odd, rank, lane);
     }
 #if __CUDA_ARCH__ >= 900
-    if (a.n_ranks == 1) __syncthreads(); /* all shares are here */
-    else barrier_wait(&barrier);
+    if (a.n_ranks == 1)
+        __syncthreads(); /* all shares are here */
+    else
+        barrier_wait(&barrier);
     fold(a, shares, w, rank, warp, lane);
 #endif
 }

@@ -7,62 +7,18 @@
  * few. */
 #include "gpu_test.h"
 #include "gpu_time.h"
-#include "kernels/noise.h"
-
-#include <float.h>
+#include "tests/sample_reference.h"
 
 enum { MAX_V = 152064, MAX_R = 256 };
 static const struct sample_params plain = {.top_p = 1, .repetition = 1};
 
-/* ---- the reference, for rows that differ: everything in one sorted list ------------------------------------------ */
-
-struct entry {
-    float z;
-    int id;
-};
-
-static int in_order(const void *a, const void *b) {
-    const struct entry *x = a, *y = b;
-    return x->z != y->z ? (x->z < y->z ? 1 : -1) : x->id - y->id;
-}
-
-static float clean(float x) { return isnan(x) ? -INFINITY : fminf(x, FLT_MAX); }
-
-/* The row's tokens with z as sampling sees it, in order. */
-static int sorted(struct entry *list, const float *logits, const struct sample_params *p, int V) {
-    float *v = malloc((size_t)V * sizeof *v);
-    int n = 0;
-    int32_t pending = p->pending ? *p->pending : -1;
-    for (int i = 0; i < V; i++) v[i] = p->allowed ? -INFINITY : clean(logits[i]);
-    for (int i = 0; p->allowed && i < p->n_allowed; i++) v[p->allowed[i]] = clean(logits[p->allowed[i]]);
-    for (int i = 0; i < p->n_biases; i++) v[p->biases[i].id] = clean(v[p->biases[i].id] + p->biases[i].bias);
-    for (int i = 0; i <= p->n_counts; i++) {
-        struct token_count c = i < p->n_counts ? p->counts[i] : (struct token_count){pending, 0, 0};
-        if (c.id < 0) break;
-        if (c.id == pending) c.n_output++, pending = -1;
-        float *x = &v[c.id];
-        if (*x == -INFINITY) continue;
-        if (c.n_output || c.in_prompt) *x = *x > 0 ? *x / p->repetition : *x * p->repetition;
-        *x -= p->frequency * (float)c.n_output;
-        if (c.n_output) *x -= p->presence;
-    }
-    float max = -INFINITY;
-    for (int i = 0; i < V; i++) max = fmaxf(max, v[i]);
-    for (int i = 0; i < V; i++)
-        if (v[i] > -INFINITY) list[n++] = (struct entry){p->temperature > 0 ? (v[i] - max) / p->temperature : v[i], i};
-    qsort(list, (size_t)n, sizeof *list, in_order);
-    free(v);
-    return n;
-}
+/* ---- rows that differ -------------------------------------------------------------------------------------------- */
 
 /* Whether rounding explains that one side chose a, the other b. */
 static bool explained(const float *logits, const struct sample_params *p, int V, int a, int b) {
     if (p->temperature == 0) return false;
     struct entry *list = malloc((size_t)V * sizeof *list);
-    int n = sorted(list, logits, p, V), m = n;
-    if (p->min_p > 0)
-        for (m = 0; m < n && list[m].z >= logf(p->min_p);) m++;
-    if (p->top_k > 0 && m > p->top_k) m = p->top_k;
+    const int m = reference_top(list, reference_sorted(list, logits, p, V), p);
     double total = 0, sum = 0, score_a = -INFINITY, score_b = -INFINITY, share_a = 0, share_b = 0;
     for (int i = 0; i < m; i++) total += exp(list[i].z);
     for (int i = 0; i < m; i++) {
@@ -332,13 +288,7 @@ static void test_distribution(struct gpu_test *t, struct sample_params p, const 
     for (int i = 0; i < ROWS * V; i++)
         ((float *)logits.cpu)[i] = i < V ? 4 * gpu_test_value(t) : ((float *)logits.cpu)[i - V];
     twin_upload(t, &logits);
-    int n = sorted(list, logits.cpu, &p, V), m = n, count[V] = {0};
-    if (p.min_p > 0)
-        for (m = 0; m < n && list[m].z >= logf(p.min_p);) m++;
-    if (p.top_k && m > p.top_k) m = p.top_k;
-    double total = 0, sum = 0, chi = 0, rare = 0;
-    for (int i = 0; i < m; i++) total += exp(list[i].z);
-    for (n = 0; n < m && (n == 0 || sum < p.top_p * total); n++) sum += exp(list[n].z);
+    int n = reference_kept(list, logits.cpu, &p, V), count[V] = {0};
     for (int first = 0; first < DRAWS; first += ROWS) {
         struct sample_params params[ROWS];
         int32_t found[ROWS];
@@ -347,25 +297,12 @@ static void test_distribution(struct gpu_test *t, struct sample_params p, const 
         exec_download(t->gpu, found, ids.gpu, sizeof found);
         for (int r = 0; r < ROWS; r++) count[(unsigned)found[r] % V]++;
     }
-    int seen = 0, classes = 0, n_rare = 0;
-    for (int i = 0; i < n; i++) {
-        double expected = DRAWS * exp(list[i].z) / sum;
-        seen += count[list[i].id];
-        if (expected < 10) { /* too few for the approximation: one class of all of them */
-            rare += expected;
-            n_rare += count[list[i].id];
-            continue;
-        }
-        chi += pow(count[list[i].id] - expected, 2) / expected;
-        classes++;
-    }
-    if (rare > 0) chi += pow(n_rare - rare, 2) / rare, classes++;
-    const double limit = classes - 1 + 5 * sqrt(2.0 * (classes - 1)) + 1e-9;
+    const struct chi_square chi = reference_chi_square(list, n, count, DRAWS);
     char name[100], detail[200];
     snprintf(name, sizeof name, "distribution, %s", what);
-    snprintf(detail, sizeof detail, "chi-square %.1f (limit %.1f) for %d classes, %d draws outside the kept set", chi,
-             limit, classes, DRAWS - seen);
-    gpu_test_verdict(t, chi < limit && seen == DRAWS, name, detail);
+    snprintf(detail, sizeof detail, "chi-square %.1f (limit %.1f) for %d classes, %d draws outside the kept set", chi.value,
+             chi.limit, chi.n_classes, chi.n_outside);
+    gpu_test_verdict(t, chi.value < chi.limit && !chi.n_outside, name, detail);
     twin_free(t, &logits), twin_free(t, &ids);
 }
 
