@@ -17,6 +17,8 @@
 #include <string.h>
 #include <time.h>
 
+#define N_OF(a) ((int)(sizeof(a) / sizeof(a)[0]))
+
 struct gpu_test {
     struct exec *cpu, *gpu;
     enum dtype act;
@@ -115,6 +117,18 @@ static inline struct twin twin_random(struct gpu_test *t, enum dtype dtype, size
     struct twin x = twin_poison(t, dtype, n);
     for (size_t i = 0; i < n; i++) twin_set(&x, i, mean + spread * gpu_test_value(t));
     twin_upload(t, &x);
+    return x;
+}
+
+/* Uniform in [-spread, spread], or random bits, by the backends' own generator: for what is large. */
+static inline struct twin twin_filled(struct gpu_test *t, enum dtype dtype, size_t n, float spread) {
+    struct twin x = {.dtype = dtype, .n = n};
+    x.cpu = exec_alloc(t->cpu, n * dtype_bytes(dtype));
+    x.gpu = exec_alloc(t->gpu, n * dtype_bytes(dtype));
+    if (!x.cpu || !x.gpu) fprintf(stderr, "no memory for %zu elements\n", n), exit(1);
+    const uint64_t seed = gpu_test_u32(t);
+    fill_random(t->cpu, x.cpu, dtype, n, 0, spread, seed);
+    fill_random(t->gpu, x.gpu, dtype, n, 0, spread, seed);
     return x;
 }
 

@@ -4,7 +4,6 @@
  * the lengths. With --time: microseconds, and the share of the memory's read bandwidth. */
 #include "gpu_test.h"
 #include "gpu_time.h"
-#include "kernels/probe.h"
 
 enum { N_LAYERS = 2, LAYER = 1, P = 16, K = 2, MAX_LEN = 8193, MAX_POSITIONS = 8448 };
 
@@ -245,27 +244,6 @@ static void check_formats(struct gpu_test *t, int D) {
 
 /* ---- timing --------------------------------------------------------------------------------------------------------- */
 
-struct reading {
-    struct exec *e;
-    void *p;
-    uint32_t *out;
-    size_t bytes;
-};
-static void read_once(void *arg, int i) {
-    struct reading *r = arg;
-    (void)i;
-    probe_read(r->e, r->out, r->p, r->bytes);
-}
-static double read_bandwidth(struct gpu_test *t) {
-    struct reading r = {.e = t->gpu, .bytes = (size_t)4 << 30};
-    r.p = exec_alloc(t->gpu, r.bytes);
-    r.out = exec_alloc(t->gpu, 4);
-    double us = gpu_time(t->gpu, read_once, &r, 3);
-    exec_free(t->gpu, r.p);
-    exec_free(t->gpu, r.out);
-    return (double)r.bytes / us * 1e6;
-}
-
 struct timed {
     struct exec *e;
     struct batch batch;
@@ -333,8 +311,7 @@ static void time_all(struct gpu_test *t) {
         {1, 16384, 40, 8, 128}, {1, 131072, 40, 8, 128}, {2, 4096, 40, 8, 128}, {4, 1024, 40, 8, 128},
         {4, 4096, 40, 8, 128},  {16, 1024, 40, 8, 128},
     };
-    double peak = read_bandwidth(t);
-    printf("%s: reads %.0f GB/s\n", exec_backend(t->gpu), peak / 1e9);
+    double peak = 1e6 * gpu_time_read_bandwidth(t->gpu); /* bytes per second */
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         time_case(t, peak, t->act, cases[i].B, cases[i].len, cases[i].H, cases[i].K, cases[i].D);
         time_case(t, peak, DTYPE_F8_E4M3, cases[i].B, cases[i].len, cases[i].H, cases[i].K, cases[i].D);

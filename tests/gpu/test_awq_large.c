@@ -2,13 +2,11 @@
  *
  *     gpu_tests test_awq_large           correctness: awkward sizes, all epilogues; an identity, where weights show
  *     gpu_tests test_awq_large --time    the matrices of Qwen3-14B by T, beside cuBLASLt with f16 weights */
-#include "kernels/probe.h"
 #include "tests/gpu/gpu_test.h"
 #include "tests/gpu/gpu_time.h"
 
 enum { GROUP = 128 };
 static const float EPS = 1e-6f;
-#define N_OF(a) ((int)(sizeof(a) / sizeof(a)[0]))
 
 /* ---- a matrix on both sides -------------------------------------------------------------------------------------- */
 
