@@ -285,7 +285,8 @@ static int check_stacks(const struct model_config *c, char *err, size_t err_byte
     return 0;
 }
 
-/* Size of the raw buffer. On a GPU a bulk copy takes a while to begin: all at once, if half of what is free is enough. */
+/* Size of the raw buffer. On a GPU a bulk copy takes a while to begin: all at once, if half of what is free has room
+ * for it. */
 static size_t raw_bytes(const struct region *r) {
     size_t free_bytes, total_bytes, most = RAW_BYTES;
     exec_memory(r->e, &free_bytes, &total_bytes);

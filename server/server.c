@@ -171,8 +171,8 @@ static void announce_load(const struct server *s) {
                                          {"device_seconds", t->device},
                                          {"kv_seconds", t->kv}};
     snprintf(text, sizeof text,
-             "loaded %s of weights in %.2f s (%.1f GB/s); tokenizer %.2f s, checkpoint's headers %.2f s, device %.2f s, "
-             "KV pool %.2f s",
+             "loaded %s of weights in %.2f s (%.1f GB/s); tokenizer %.2f s, checkpoint's headers %.2f s, "
+             "device %.2f s, KV pool %.2f s",
              show_bytes(s->info->weight_bytes, bytes), t->weights, rate, t->configuration, t->checkpoint, t->device,
              t->kv);
     log_figures(&s->log, LOG_INFO, text, figures, (int)(sizeof figures / sizeof *figures));

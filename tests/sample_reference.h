@@ -1,5 +1,5 @@
-/* sample_reference.h - sampling by a sort of the whole vocabulary, as kernels.h words it: what the tests of sample() on the CPU
- * and on the GPU hold it against, with the chi-square of draws against the exact distribution. */
+/* sample_reference.h - sampling by a sort of the whole vocabulary, as kernels.h words it: what the tests of sample() on
+ * the CPU and on the GPU hold it against, with the chi-square of draws against the exact distribution. */
 #pragma once
 
 #include "kernels/kernels.h"
@@ -19,9 +19,12 @@ static inline int reference_order(const void *a, const void *b) {
     return x->z != y->z ? (x->z < y->z ? 1 : -1) : x->id - y->id;
 }
 
-static inline float reference_clean(float x) { return isnan(x) ? -INFINITY : fminf(x, FLT_MAX); }
+static inline float reference_clean(float x) {
+    return isnan(x) ? -INFINITY : fminf(x, FLT_MAX);
+}
 
-/* list [V]: the row's tokens in order; those that are forbidden are left out. Returns how many. p->pending is host memory. */
+/* list [V]: the row's tokens in order; those that are forbidden are left out. Returns how many. p->pending is host
+ * memory. */
 static inline int reference_sorted(struct entry *list, const float *logits, const struct sample_params *p, int V) {
     float *v = malloc((size_t)V * sizeof *v), max = -INFINITY;
     int n = 0;
@@ -55,7 +58,8 @@ static inline int reference_top(const struct entry *list, int n, const struct sa
     int m = 0;
     if (p->min_p > 0)
         while (m < n && list[m].z >= logf(p->min_p)) m++;
-    else m = n;
+    else
+        m = n;
     return p->top_k > 0 && m > p->top_k ? p->top_k : m;
 }
 

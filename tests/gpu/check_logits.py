@@ -7,8 +7,8 @@ its own weights (the reference) and in the checkpoint's dtype (the yardstick), a
   prefill   the whole sequence in one step
   decode    one token a step, which is the path of generation
 
-Our distance to the reference, ||ours - fp32|| / ||fp32||, may be 1.2 times the yardstick's. AWQ checkpoints are compared with
-their dequantised fp16 model. fp8 KV is compared with our own bf16 KV, with and without large biases of K.
+Our distance to the reference, ||ours - fp32|| / ||fp32||, may be 1.2 times the yardstick's. AWQ checkpoints are
+compared with their dequantised fp16 model. fp8 KV is compared with our own bf16 KV, with and without large biases of K.
 
     tests/gpu/check_logits.py --tandem build/cuda/tandem [--layers 3] [--tokens 1056] [--only NAME]
 """
@@ -85,7 +85,7 @@ def run_transformers(model, ids, dtype):
 
 
 def quantize(model):
-    """Replaces each linear of the decoder by its AWQ form; returns the extra tensors. The model keeps the fp16 weights."""
+    """Replaces each linear of the decoder by its AWQ form; returns the extra tensors. The model keeps fp16 weights."""
     tensors = {}
     for name, module in model.named_modules():
         if not name.endswith("_proj"):
@@ -150,7 +150,8 @@ def compare(tandem, folder, name, ids, reference, yardstick, *flags):
         tail = slice(PAST, None) if path == "decode" else slice(None)
         d, theirs = distance(ours[tail], reference[tail]), distance(yardstick[tail], reference[tail])
         ratios.append(d / theirs)
-        verdict(f"{name} {path}", d <= 1.2 * theirs, f"{d:.3e} from fp32, transformers {theirs:.3e}: {d / theirs:.2f} x")
+        verdict(f"{name} {path}", d <= 1.2 * theirs,
+                f"{d:.3e} from fp32, transformers {theirs:.3e}: {d / theirs:.2f} x")
 
 
 def fp8_with_biases(args, folder, ids, dtype):

@@ -6,8 +6,9 @@ Writes the checkpoint (random weights, 10 GB; seconds, by threads) and measures,
   generate  `tandem generate`: from the start of the process to the line that follows the first token
   serve     `tandem serve`: from the start of the process to the first chunk of a stream over HTTP, asked for at "ready"
 
-The first start on a machine also reads CUDA's libraries from the disk: the verdict is on the median, the list shows all. What the
-server says of its own start is printed with it. Fails above --bound seconds. The tokenizer is the sample model's.
+The first start on a machine also reads CUDA's libraries from the disk: the verdict is on the median, the list shows
+all. What the server says of its own start is printed with it. Fails above --bound seconds. The tokenizer is the sample
+model's; --tokenizer takes the folder of another, whose size matters (Qwen's: 5 MB).
 
     tests/gpu/check_start.py --tandem build/cuda/tandem [--bound 4]
 """
@@ -112,8 +113,8 @@ def line_of(process, wanted):
 
 def time_generate(tandem, folder):
     start = time.monotonic()
-    with subprocess.Popen([tandem, "generate", str(folder), "--prompt", PROMPT, "--max-tokens", "1", "--ignore-eos", *ENGINE],
-                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    command = [tandem, "generate", str(folder), "--prompt", PROMPT, "--max-tokens", "1", "--ignore-eos", *ENGINE]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         line_of(process, r"^\[\d+ prompt tokens, 1 generated")
         seconds = time.monotonic() - start
         process.communicate(timeout=60)
@@ -126,12 +127,13 @@ def time_generate(tandem, folder):
 def time_serve(tandem, folder):
     body = json.dumps({"model": "m", "prompt": PROMPT, "max_tokens": 1, "ignore_eos": True, "stream": True})
     start = time.monotonic()
-    with subprocess.Popen([tandem, "serve", str(folder), "--host", "127.0.0.1", "--port", "0", "--served-model-name", "m",
-                           *ENGINE], stderr=subprocess.PIPE, text=True) as process:
+    command = [tandem, "serve", str(folder), "--host", "127.0.0.1", "--port", "0", "--served-model-name", "m", *ENGINE]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             line, seen = line_of(process, r" ready in .*http://")
             ready = time.monotonic() - start
-            connection = http.client.HTTPConnection("127.0.0.1", int(re.search(r"http://127\.0\.0\.1:(\d+)", line)[1]), timeout=60)
+            port = int(re.search(r"http://127\.0\.0\.1:(\d+)", line)[1])
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
             connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
             response = connection.getresponse()
             chunk = response.readline()
@@ -172,7 +174,8 @@ def main():
             passed = median <= args.bound
             failed += not passed
             print(f"{'PASS' if passed else 'FAIL'}  start, {name}: {median:.2f} s from process start to first token "
-                  f"(bound {args.bound:g}; runs {', '.join(f'{s:.2f}' for s in seconds)}), {size / 1e9 / median:.1f} GB/s of weights")
+                  f"(bound {args.bound:g}; runs {', '.join(f'{s:.2f}' for s in seconds)}), "
+                  f"{size / 1e9 / median:.1f} GB/s of weights")
             print(f"      the last: {runs[-1][1].rstrip()}", flush=True)
         print(f"figure: {', '.join(medians)} to the first token of {size / 1e9:.1f} GB (bound {args.bound:g})")
         print(f"{2 - failed} passed, {failed} failed")

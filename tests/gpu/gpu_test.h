@@ -56,16 +56,22 @@ static inline struct gpu_test gpu_test_begin(int argc, char **argv) {
     for (int i = 1; i < argc; i++) {
         char *end = argv[i];
         const uint64_t seed = strtoull(argv[i], &end, 10);
-        if (!strcmp(argv[i], "--quick")) t.quick = true;
-        else if (!strncmp(argv[i], "--", 2)) t.mode = argv[i];
-        else if (!*end) t.seed = seed;
-        else fprintf(stderr, "%s: expected a seed, --quick or a mode, found \"%s\"\n", argv[0], argv[i]), exit(2);
+        if (!strcmp(argv[i], "--quick"))
+            t.quick = true;
+        else if (!strncmp(argv[i], "--", 2))
+            t.mode = argv[i];
+        else if (!*end)
+            t.seed = seed;
+        else
+            fprintf(stderr, "%s: expected a seed, --quick or a mode, found \"%s\"\n", argv[0], argv[i]), exit(2);
     }
     printf("seed %llu\n", (unsigned long long)t.seed);
     return t;
 }
 
-static inline bool gpu_test_is_mode(const struct gpu_test *t, const char *mode) { return t->mode && !strcmp(t->mode, mode); }
+static inline bool gpu_test_is_mode(const struct gpu_test *t, const char *mode) {
+    return t->mode && !strcmp(t->mode, mode);
+}
 
 static inline uint32_t gpu_test_u32(struct gpu_test *t) { /* splitmix64 */
     uint64_t z = t->seed += 0x9e3779b97f4a7c15u;
@@ -73,10 +79,15 @@ static inline uint32_t gpu_test_u32(struct gpu_test *t) { /* splitmix64 */
     z = (z ^ z >> 27) * 0x94d049bb133111ebu;
     return (uint32_t)(z >> 32);
 }
-static inline float gpu_test_value(struct gpu_test *t) { return (float)gpu_test_u32(t) * 0x1p-31f - 1.0f; } /* [-1, 1) */
-static inline int gpu_test_below(struct gpu_test *t, int n) { return (int)(gpu_test_u32(t) % (uint32_t)n); }
+static inline float gpu_test_value(struct gpu_test *t) {
+    return (float)gpu_test_u32(t) * 0x1p-31f - 1.0f;
+} /* [-1, 1) */
+static inline int gpu_test_below(struct gpu_test *t, int n) {
+    return (int)(gpu_test_u32(t) % (uint32_t)n);
+}
 
-/* ---- tensors on both sides ------------------------------------------------------------------------------------------ */
+/* ---- tensors on both sides ------------------------------------------------------------------------------------------
+ */
 
 struct twin { /* owned on both sides */
     enum dtype dtype;
@@ -138,7 +149,8 @@ static inline void twin_free(struct gpu_test *t, struct twin *x) {
     *x = (struct twin){0};
 }
 
-/* ---- verdicts ------------------------------------------------------------------------------------------------------- */
+/* ---- verdicts -------------------------------------------------------------------------------------------------------
+ */
 
 static inline void gpu_test_verdict(struct gpu_test *t, bool passed, const char *name, const char *detail) {
     printf("%s  %s: %s\n", passed ? "PASS" : "FAIL", name, detail);
@@ -146,10 +158,10 @@ static inline void gpu_test_verdict(struct gpu_test *t, bool passed, const char 
     *(passed ? &t->n_passed : &t->n_failed) += 1;
 }
 
-/* Compares x's GPU side with its CPU side: rms(gpu - cpu) / rms(cpu) <= rms_bound, and |gpu - cpu| <= abs + rel |cpu| for
- * every element. NaN on the GPU's side fails. A device failure fails the case with its sentence. */
-static inline void twin_compare(struct gpu_test *t, const char *name, const struct twin *x, double rms_bound, double abs_,
-                                double rel) {
+/* Compares x's GPU side with its CPU side: rms(gpu - cpu) / rms(cpu) <= rms_bound, and |gpu - cpu| <= abs + rel |cpu|
+ * for every element. NaN on the GPU's side fails. A device failure fails the case with its sentence. */
+static inline void twin_compare(struct gpu_test *t, const char *name, const struct twin *x, double rms_bound,
+                                double abs_, double rel) {
     char err[ERR_BYTES], detail[ERR_BYTES + 64];
     if (exec_finish(t->gpu, err, sizeof err)) {
         gpu_test_verdict(t, false, name, err);
@@ -169,8 +181,9 @@ static inline void twin_compare(struct gpu_test *t, const char *name, const stru
         if (!(excess <= worst) || worst < 0) worst = excess, worst_at = i;
     }
     double rms = square > 0 ? sqrt(distance / square) : sqrt(distance);
-    snprintf(detail, sizeof detail, "rms error %.2e (bound %.0e), %zu of %zu elements off; worst at %zu: want %g, found %g", rms,
-             rms_bound, n_bad, x->n, worst_at, (double)twin_get(x->dtype, x->cpu, worst_at),
+    snprintf(detail, sizeof detail,
+             "rms error %.2e (bound %.0e), %zu of %zu elements off; worst at %zu: want %g, found %g", rms, rms_bound,
+             n_bad, x->n, worst_at, (double)twin_get(x->dtype, x->cpu, worst_at),
              (double)twin_get(x->dtype, found, worst_at));
     gpu_test_verdict(t, rms <= rms_bound && n_bad == 0, name, detail);
     free(found);

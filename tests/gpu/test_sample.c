@@ -100,8 +100,8 @@ static void random_params(struct gpu_test *t, struct rows *o, int r, bool lists)
     }
     o->cpu[r] = o->gpu[r] = p;
     if (lists && gpu_test_below(t, 2)) {
-        ((int32_t *)o->pending.cpu)[r] = p.n_counts && gpu_test_below(t, 2) ? p.counts[gpu_test_below(t, p.n_counts)].id
-                                                                            : gpu_test_below(t, V);
+        ((int32_t *)o->pending.cpu)[r] =
+            p.n_counts && gpu_test_below(t, 2) ? p.counts[gpu_test_below(t, p.n_counts)].id : gpu_test_below(t, V);
         o->cpu[r].pending = (int32_t *)o->pending.cpu + r;
         o->gpu[r].pending = (int32_t *)o->pending.gpu + r;
     }
@@ -300,8 +300,8 @@ static void test_distribution(struct gpu_test *t, struct sample_params p, const 
     const struct chi_square chi = reference_chi_square(list, n, count, DRAWS);
     char name[100], detail[200];
     snprintf(name, sizeof name, "distribution, %s", what);
-    snprintf(detail, sizeof detail, "chi-square %.1f (limit %.1f) for %d classes, %d draws outside the kept set", chi.value,
-             chi.limit, chi.n_classes, chi.n_outside);
+    snprintf(detail, sizeof detail, "chi-square %.1f (limit %.1f) for %d classes, %d draws outside the kept set",
+             chi.value, chi.limit, chi.n_classes, chi.n_outside);
     gpu_test_verdict(t, chi.value < chi.limit && !chi.n_outside, name, detail);
     twin_free(t, &logits), twin_free(t, &ids);
 }
