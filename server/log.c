@@ -52,7 +52,7 @@ void log_figures(const struct log *log, enum log_level level, const char *messag
         begin_json(&line, level);
         out_text(&line, ",\"message\":");
         json_out_cstring(&line, message);
-        for (int i = 0; i < n; i++) out_format(&line, ",\"%s\":%.10g", figures[i].name, figures[i].value);
+        for (int i = 0; i < n; i++) out_format(&line, ",\"%s\":%.13g", figures[i].name, figures[i].value);
         out_char(&line, '}');
     } else {
         out_time(&line);
