@@ -5,7 +5,7 @@
 #include "tests/gpu/gpu_test.h"
 #include "tests/gpu/gpu_time.h"
 
-enum { GROUP = 128 };
+enum { GROUP = 128, N_INSTANCES = 12 };
 static const float EPS = 1e-6f;
 
 /* ---- a matrix on both sides -------------------------------------------------------------------------------------- */
@@ -117,15 +117,19 @@ static void check_sizes(struct gpu_test *t) {
     }
 }
 
-/* Tiles of all widths, in clusters of two to eight: the fewer the rows, the more blocks share a tile. */
+/* One case for each instance of the kernel as a chip of 132 SMs picks it, in the order of awq_large.cu's table; then
+ * sizes that fill no tile. */
 static void check_few(struct gpu_test *t) {
     static const struct {
-        int rows, cols;
-    } sizes[] = {{16, 128}, {1040, 640}, {512, 2048}, {9216, 128}};
-    static const int tokens[] = {65, 96, 129, 160, 176, 192, 257};
-    for (int i = 0; i < N_OF(sizes); i++) {
-        struct awq_twin w = awq_random(t, sizes[i].rows, sizes[i].cols);
-        for (int j = 0; j < N_OF(tokens); j++) check(t, &w, (enum op)((i + j) % N_OPS), tokens[j]);
+        int rows, cols, T;
+    } cases[] = {{16, 128, 65},     {8704, 128, 65},   {8704, 128, 128},  {11520, 128, 129}, {11520, 256, 176},
+                 {11520, 640, 192}, {6400, 640, 1024}, {16, 1280, 1024},  {4096, 2048, 65},  {4096, 4096, 128},
+                 {16, 1024, 65},    {16, 2048, 1024},  {1040, 640, 129},  {1056, 384, 257}};
+    for (int i = 0; i < N_OF(cases); i++) {
+        struct awq_twin w = awq_random(t, cases[i].rows, cases[i].cols);
+        if (i < N_INSTANCES) check(t, &w, (enum op)(i % NORM_LINEAR_SILU_MUL), cases[i].T);
+        else
+            for (enum op op = 0; op < N_OPS; op++) check(t, &w, op, cases[i].T);
         awq_free(t, &w);
     }
 }
