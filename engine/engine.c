@@ -203,16 +203,24 @@ static int open_configuration(struct engine *e, bool dummy, char *err, size_t er
     return plan_length(e, err, err_bytes);
 }
 
+/* Seconds since *t, which becomes now. */
+static double lap(double *t) {
+    const double before = *t;
+    return (*t = engine__now()) - before;
+}
+
 /* Everything that reads the checkpoint; the mapping is gone afterwards, the weights are on the device. */
 static int open_model(struct engine *e, char *err, size_t err_bytes) {
     const struct engine_options *o = &e->options;
     struct engine_info *info = &e->info;
     struct checkpoint *checkpoint = NULL;
     const bool dummy = o->load_format && !strcmp(o->load_format, "dummy");
+    double t = engine__now();
     int status = open_configuration(e, dummy, err, err_bytes);
+    info->start.configuration = lap(&t);
     if (!status && !dummy) status = checkpoint_open(&checkpoint, e->path, err, err_bytes);
     if (!status && !dummy) status = checkpoint_check(checkpoint, &info->model, err, err_bytes);
-    if (status) goto done;
+    info->start.checkpoint = lap(&t);
     const int rows = o->max_num_seqs > 64 ? o->max_num_seqs : 64;
     const struct runner_options runner = {
         .backend = o->backend,
@@ -227,15 +235,18 @@ static int open_model(struct engine *e, char *err, size_t err_bytes) {
         .max_logprobs = o->max_logprobs,
         .use_graphs = !o->enforce_eager,
     };
-    status = runner_open(&e->runner, &runner, checkpoint, &info->model, err, err_bytes);
+    if (!status) status = runner_open(&e->runner, &runner, &info->model, err, err_bytes);
+    info->start.device = lap(&t);
+    if (!status) status = runner_load(&e->runner, checkpoint, &info->model, err, err_bytes);
+    checkpoint_close(checkpoint);
+    info->start.weights = lap(&t);
     if (!status) status = plan_blocks(e, err, err_bytes);
     if (!status) status = runner_open_kv(&e->runner, info->n_blocks, err, err_bytes);
-    if (status) goto done;
+    info->start.kv = lap(&t);
+    if (status) return status;
     info->weight_bytes = e->runner.model.bytes;
     info->backend = exec_backend(e->runner.exec);
-done:
-    checkpoint_close(checkpoint);
-    return status;
+    return 0;
 }
 
 int engine_open(struct engine **out, const struct engine_options *options, char *err, size_t err_bytes) {

@@ -68,6 +68,15 @@ int engine_open(struct engine **out, const struct engine_options *options, char 
 /* Ends every request, stops the thread, frees everything. NULL is fine. */
 void engine_close(struct engine *e);
 
+/* Seconds of engine_open, in the order in which it does these things. */
+struct engine_start {
+    double configuration; /* config.json, generation_config.json, the tokenizer */
+    double checkpoint;    /* mapping the files, checking every tensor */
+    double device;        /* opening the backend: on a GPU, CUDA's context */
+    double weights;       /* reading, copying to the device, repacking; the buffers of a step */
+    double kv;            /* allocating the KV pool */
+};
+
 struct engine_info {
     struct model_config model;
     struct generation_config generation; /* the checkpoint's default sampling and eos ids */
@@ -77,6 +86,7 @@ struct engine_info {
     const char *backend;                 /* for people */
     enum dtype dtype, kv_dtype;
     size_t weight_bytes, kv_bytes;
+    struct engine_start start;
     bool prefix_caching;
 };
 const struct engine_info *engine_info(const struct engine *e);

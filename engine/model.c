@@ -286,6 +286,16 @@ static int check_stacks(const struct model_config *c, char *err, size_t err_byte
     return 0;
 }
 
+/* Size of the raw buffer. On a GPU a bulk copy takes a while to begin: all at once, if half of what is free has room
+ * for it. */
+static size_t raw_bytes(const struct region *r) {
+    size_t free_bytes, total_bytes, most = RAW_BYTES;
+    exec_memory(r->e, &free_bytes, &total_bytes);
+    if (exec_is_gpu(r->e) && most < free_bytes / 2) most = free_bytes / 2;
+    if (most < r->raw_widest) most = r->raw_widest;
+    return r->raw_used < most ? r->raw_used : most;
+}
+
 int model_load(struct model *m, struct exec *e, const struct checkpoint *c, const struct model_config *config,
                enum dtype dtype, enum dtype kv_dtype, int max_len, char *err, size_t err_bytes) {
     *m = (struct model){.config = *config};
@@ -301,8 +311,8 @@ int model_load(struct model *m, struct exec *e, const struct checkpoint *c, cons
     if (!m->layers) goto fail;
     place_weights(m, &r, fp8_kv); /* counts */
     m->bytes = r.used;
-    r.raw_bytes = r.raw_used < RAW_BYTES ? r.raw_used : r.raw_widest > RAW_BYTES ? r.raw_widest : RAW_BYTES;
     m->memory = exec_alloc(e, r.used + rope_bytes);
+    r.raw_bytes = raw_bytes(&r);
     rope = malloc(rope_bytes);
     r.staging = malloc(r.staging_bytes ? r.staging_bytes : 1);
     r.raw = exec_alloc(e, r.raw_bytes);

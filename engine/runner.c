@@ -45,8 +45,8 @@ static void close_flight(struct flight *f, struct exec *e) {
     free(f->row_of_item);
 }
 
-int runner_open(struct runner *r, const struct runner_options *o, const struct checkpoint *checkpoint,
-                const struct model_config *c, char *err, size_t err_bytes) {
+int runner_open(struct runner *r, const struct runner_options *o, const struct model_config *c, char *err,
+                size_t err_bytes) {
     *r = (struct runner){.options = *o};
     const int QKVD = (c->n_heads + 2 * c->n_kv_heads) * c->head_dim;
     int widest = 2 * c->ffn;
@@ -64,10 +64,15 @@ int runner_open(struct runner *r, const struct runner_options *o, const struct c
         .max_head_dim = c->head_dim,
         .vocab = c->vocab,
     };
-    int status = exec_open(&r->exec, &exec, err, err_bytes);
+    return exec_open(&r->exec, &exec, err, err_bytes);
+}
+
+int runner_load(struct runner *r, const struct checkpoint *checkpoint, const struct model_config *c, char *err,
+                size_t err_bytes) {
+    const struct runner_options *o = &r->options;
+    int status =
+        model_load(&r->model, r->exec, checkpoint, c, o->dtype, o->kv_dtype, o->max_model_len, err, err_bytes);
     if (status) return status;
-    status = model_load(&r->model, r->exec, checkpoint, c, o->dtype, o->kv_dtype, o->max_model_len, err, err_bytes);
-    if (status) goto fail;
 
     /* one granule is one block as long as one model has the pool to itself */
     struct kv_layout *layout = &r->kv.layout;
@@ -85,17 +90,12 @@ int runner_open(struct runner *r, const struct runner_options *o, const struct c
     r->graphs = calloc(MAX_GRAPHS, sizeof *r->graphs);
     bool complete = r->arena && r->device_batch && r->device_logprobs && r->sample && r->graphs;
     for (int i = 0; i < RUNNER_SLOTS; i++) complete &= open_flight(&r->flights[i], r->exec, o, batch_ints);
-    if (!complete) {
-        status = fail(err, err_bytes, STATUS_NO_MEMORY,
-                      "no memory for the activations (%zu MB): lower --max-num-seqs or --max-num-batched-tokens",
-                      arena_bytes >> 20);
-        goto fail;
-    }
+    if (!complete)
+        return fail(err, err_bytes, STATUS_NO_MEMORY,
+                    "no memory for the activations (%zu MB): lower --max-num-seqs or --max-num-batched-tokens",
+                    arena_bytes >> 20);
     activations_layout(&r->a, r->arena, c, o->dtype, o->max_tokens, o->max_rows);
     return 0;
-fail:
-    runner_close(r);
-    return status;
 }
 
 size_t runner_block_bytes(const struct runner *r) { return r->kv.layout.block_bytes; }

@@ -72,9 +72,12 @@ struct runner {
     uint64_t clock;
 };
 
-/* Where weights come from: a checkpoint, or NULL for seeded random ones. */
-int runner_open(struct runner *r, const struct runner_options *options, const struct checkpoint *checkpoint,
-                const struct model_config *config, char *err, size_t err_bytes);
+/* In this order, before the first step: the device; the weights (of a checkpoint, or NULL: seeded random ones) and the
+ * buffers of a step; below, the KV pool. Whatever fails, runner_close clears up. */
+int runner_open(struct runner *r, const struct runner_options *options, const struct model_config *config, char *err,
+                size_t err_bytes);
+int runner_load(struct runner *r, const struct checkpoint *checkpoint, const struct model_config *config, char *err,
+                size_t err_bytes);
 /* Bytes of one KV block, and then the KV pool itself: n_blocks of them, before the first step. */
 size_t runner_block_bytes(const struct runner *r);
 int runner_open_kv(struct runner *r, int n_blocks, char *err, size_t err_bytes);

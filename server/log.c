@@ -44,24 +44,30 @@ static void begin_json(struct out *line, enum log_level level) {
     out_format(line, "\",\"level\":\"%s\"", level_names[level]);
 }
 
-void log_message(const struct log *log, enum log_level level, const char *format, ...) {
+void log_figures(const struct log *log, enum log_level level, const char *message, const struct log_figure *figures,
+                 int n) {
     struct out line = {0};
-    char text[1024];
-    va_list args;
     if (level < log->level) return;
-    va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
-    va_end(args);
     if (log->json) {
         begin_json(&line, level);
         out_text(&line, ",\"message\":");
-        json_out_cstring(&line, text);
+        json_out_cstring(&line, message);
+        for (int i = 0; i < n; i++) out_format(&line, ",\"%s\":%.13g", figures[i].name, figures[i].value);
         out_char(&line, '}');
     } else {
         out_time(&line);
-        out_format(&line, " %s %s", level_names[level], text);
+        out_format(&line, " %s %s", level_names[level], message);
     }
     write_line(log, &line);
+}
+
+void log_message(const struct log *log, enum log_level level, const char *format, ...) {
+    char text[1024];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    log_figures(log, level, text, NULL, 0);
 }
 
 static void json_field(struct out *line, const char *name, const char *value) {

@@ -23,6 +23,14 @@ bool log_level_by_name(const char *name, enum log_level *level);
 void log_message(const struct log *log, enum log_level level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* A message with its figures: fields of the JSON object; in text the message says them. */
+struct log_figure {
+    const char *name;
+    double value;
+};
+void log_figures(const struct log *log, enum log_level level, const char *message, const struct log_figure *figures,
+                 int n);
+
 /* One answered request. Zero means unknown, and is left out, for all but status. */
 struct log_request {
     const char *id, *method, *path, *peer, *tenant;

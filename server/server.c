@@ -158,6 +158,26 @@ static const char *show_bytes(size_t bytes, char buffer[32]) {
     return buffer;
 }
 
+/* Where the seconds of the start went. */
+static void announce_load(const struct server *s) {
+    const struct engine_start *t = &s->info->start;
+    const double rate = t->weights > 0 ? 1e-9 * (double)s->info->weight_bytes / t->weights : 0;
+    char text[256], bytes[32];
+    const struct log_figure figures[] = {{"weight_bytes", (double)s->info->weight_bytes},
+                                         {"weights_seconds", t->weights},
+                                         {"weights_gb_per_second", rate},
+                                         {"configuration_seconds", t->configuration},
+                                         {"checkpoint_seconds", t->checkpoint},
+                                         {"device_seconds", t->device},
+                                         {"kv_seconds", t->kv}};
+    snprintf(text, sizeof text,
+             "loaded %s of weights in %.2f s (%.1f GB/s); tokenizer %.2f s, checkpoint's headers %.2f s, "
+             "device %.2f s, KV pool %.2f s",
+             show_bytes(s->info->weight_bytes, bytes), t->weights, rate, t->configuration, t->checkpoint, t->device,
+             t->kv);
+    log_figures(&s->log, LOG_INFO, text, figures, (int)(sizeof figures / sizeof *figures));
+}
+
 static void announce(struct server *s, double seconds) {
     const struct http_options *h = &s->options->http;
     char address[160], kv[32], weights[32];
@@ -227,6 +247,7 @@ int server_run(const struct server_options *options, char *err, size_t err_bytes
         open_handles(&s);
         engine_set_wake(s.engine, on_engine, &s.wake);
         s.ready_seconds = unix_seconds();
+        announce_load(&s);
         announce(&s, s.ready_seconds - began);
     }
     uv_run(&s.loop, UV_RUN_DEFAULT); /* after a failed start: closes what was opened */

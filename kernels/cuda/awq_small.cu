@@ -246,7 +246,8 @@ __device__ static inline int owned_pairs(const struct args &a, const struct work
 #endif
 
 /* Gives this block's share of a pair to the owner. shares: of this block, in shared memory or the workspace; barrier:
- * of this block. */
+ * of this block. A block without others just stores: compute-sanitizer takes st.async in a cluster of one for an
+ * error. */
 template <int N>
 __device__ static inline void give_share(const struct args &a, float *shares, uint64_t *barrier,
                                          const struct sums<N> &s, int pair, bool two, int rank, int lane) {
@@ -256,6 +257,7 @@ __device__ static inline void give_share(const struct args &a, float *shares, ui
     asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(to) : "r"(shared_address(shares)), "r"(owner));
     asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(counts) : "r"(shared_address(barrier)), "r"(owner));
     to += ((rank * most + pair / a.n_ranks) * a.T * PAIR_ROWS + lane / 4) * 4;
+    float *const own = shares + pair * a.T * PAIR_ROWS + lane / 4; /* of a block without others */
 #else
     float *to = shares + (rank * a.n_pairs + pair) * a.T * PAIR_ROWS + lane / 4;
 #endif
@@ -271,6 +273,10 @@ __device__ static inline void give_share(const struct args &a, float *shares, ui
                 const float v = s.at[eight / 2][n][eight % 2 * 2 + i];
                 const int at = t * PAIR_ROWS + eight * 8;
 #if __CUDA_ARCH__ >= 900
+                if (a.n_ranks == 1) {
+                    own[at] = v;
+                    continue;
+                }
                 asm volatile(
                     "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(to + at * 4),
                     "r"(__float_as_uint(v)), "r"(counts)
@@ -446,7 +452,10 @@ template <int N> __global__ static void __launch_bounds__(THREADS, 1) awq_small(
         give_share(a, shares, &barrier, sums, pair, pair < w.n_pairs - w.odd, rank, lane);
     }
 #if __CUDA_ARCH__ >= 900
-    barrier_wait(&barrier); /* all shares are here */
+    if (a.n_ranks == 1)
+        __syncthreads(); /* all shares are here */
+    else
+        barrier_wait(&barrier);
     fold(a, shares, w, rank, warp, lane);
 #endif
 }

@@ -224,7 +224,8 @@ __global__ static void __launch_bounds__(THREADS, BLOCKS_PER_SM) dense_small(con
     uint32_t parity = 0;
     for (int block = 0;; block++) {
         mbarrier_wait(smem_address(control->full + stage), parity);
-        const int id = control->ids[stage];
+        /* Read by the lane that will tell of it: racecheck sees no order between the others' reads and the next write. */
+        const int id = __shfl_sync(0xffffffffu, lane ? 0 : control->ids[stage], 0);
         if (id < 0) break;
         const int first = id * R, n_out = min(R, d.n_outputs - first);
         const int e_tid = (tid + 32 * block) % CONSUMERS; /* warps take turns at storing */

@@ -3,7 +3,10 @@
  *
  * A case fills its inputs with fresh random values, poisons its outputs, runs the op on both execs and compares by
  * relative error in the root mean square, and element by element against abs + rel. A program ends with
- * "N passed, N failed" and exits 1 if anything failed. The seed is argv[1], or the clock. */
+ * "N passed, N failed" and exits 1 if anything failed.
+ *
+ * Arguments, in any order: a seed (else the clock gives one); --quick: few and small cases that still come past every
+ * instance of every kernel, for runs under a sanitizer; what else begins with "--" is a mode, such as --time. */
 #pragma once
 
 #include "kernels/ops.h"
@@ -14,10 +17,14 @@
 #include <string.h>
 #include <time.h>
 
+#define N_OF(a) ((int)(sizeof(a) / sizeof(a)[0]))
+
 struct gpu_test {
     struct exec *cpu, *gpu;
     enum dtype act;
     uint64_t seed;
+    bool quick;
+    const char *mode; /* "--time"; NULL: the checks */
     int n_passed, n_failed;
 };
 
@@ -44,10 +51,26 @@ static inline void gpu_test_close(struct gpu_test *t) {
     t->cpu = t->gpu = NULL;
 }
 
-static inline uint64_t gpu_test_seed(int argc, char **argv) {
-    uint64_t seed = argc > 1 ? strtoull(argv[1], NULL, 10) : (uint64_t)time(NULL);
-    printf("seed %llu\n", (unsigned long long)seed);
-    return seed;
+static inline struct gpu_test gpu_test_begin(int argc, char **argv) {
+    struct gpu_test t = {.seed = (uint64_t)time(NULL)};
+    for (int i = 1; i < argc; i++) {
+        char *end = argv[i];
+        const uint64_t seed = strtoull(argv[i], &end, 10);
+        if (!strcmp(argv[i], "--quick"))
+            t.quick = true;
+        else if (!strncmp(argv[i], "--", 2))
+            t.mode = argv[i];
+        else if (!*end)
+            t.seed = seed;
+        else
+            fprintf(stderr, "%s: expected a seed, --quick or a mode, found \"%s\"\n", argv[0], argv[i]), exit(2);
+    }
+    printf("seed %llu\n", (unsigned long long)t.seed);
+    return t;
+}
+
+static inline bool gpu_test_is_mode(const struct gpu_test *t, const char *mode) {
+    return t->mode && !strcmp(t->mode, mode);
 }
 
 static inline uint32_t gpu_test_u32(struct gpu_test *t) { /* splitmix64 */
@@ -56,10 +79,15 @@ static inline uint32_t gpu_test_u32(struct gpu_test *t) { /* splitmix64 */
     z = (z ^ z >> 27) * 0x94d049bb133111ebu;
     return (uint32_t)(z >> 32);
 }
-static inline float gpu_test_value(struct gpu_test *t) { return (float)gpu_test_u32(t) * 0x1p-31f - 1.0f; } /* [-1, 1) */
-static inline int gpu_test_below(struct gpu_test *t, int n) { return (int)(gpu_test_u32(t) % (uint32_t)n); }
+static inline float gpu_test_value(struct gpu_test *t) {
+    return (float)gpu_test_u32(t) * 0x1p-31f - 1.0f;
+} /* [-1, 1) */
+static inline int gpu_test_below(struct gpu_test *t, int n) {
+    return (int)(gpu_test_u32(t) % (uint32_t)n);
+}
 
-/* ---- tensors on both sides ------------------------------------------------------------------------------------------ */
+/* ---- tensors on both sides ------------------------------------------------------------------------------------------
+ */
 
 struct twin { /* owned on both sides */
     enum dtype dtype;
@@ -103,13 +131,26 @@ static inline struct twin twin_random(struct gpu_test *t, enum dtype dtype, size
     return x;
 }
 
+/* Uniform in [-spread, spread], or random bits, by the backends' own generator: for what is large. */
+static inline struct twin twin_filled(struct gpu_test *t, enum dtype dtype, size_t n, float spread) {
+    struct twin x = {.dtype = dtype, .n = n};
+    x.cpu = exec_alloc(t->cpu, n * dtype_bytes(dtype));
+    x.gpu = exec_alloc(t->gpu, n * dtype_bytes(dtype));
+    if (!x.cpu || !x.gpu) fprintf(stderr, "no memory for %zu elements\n", n), exit(1);
+    const uint64_t seed = gpu_test_u32(t);
+    fill_random(t->cpu, x.cpu, dtype, n, 0, spread, seed);
+    fill_random(t->gpu, x.gpu, dtype, n, 0, spread, seed);
+    return x;
+}
+
 static inline void twin_free(struct gpu_test *t, struct twin *x) {
     exec_free(t->cpu, x->cpu);
     exec_free(t->gpu, x->gpu);
     *x = (struct twin){0};
 }
 
-/* ---- verdicts ------------------------------------------------------------------------------------------------------- */
+/* ---- verdicts -------------------------------------------------------------------------------------------------------
+ */
 
 static inline void gpu_test_verdict(struct gpu_test *t, bool passed, const char *name, const char *detail) {
     printf("%s  %s: %s\n", passed ? "PASS" : "FAIL", name, detail);
@@ -117,10 +158,10 @@ static inline void gpu_test_verdict(struct gpu_test *t, bool passed, const char 
     *(passed ? &t->n_passed : &t->n_failed) += 1;
 }
 
-/* Compares x's GPU side with its CPU side: rms(gpu - cpu) / rms(cpu) <= rms_bound, and |gpu - cpu| <= abs + rel |cpu| for
- * every element. NaN on the GPU's side fails. A device failure fails the case with its sentence. */
-static inline void twin_compare(struct gpu_test *t, const char *name, const struct twin *x, double rms_bound, double abs_,
-                                double rel) {
+/* Compares x's GPU side with its CPU side: rms(gpu - cpu) / rms(cpu) <= rms_bound, and |gpu - cpu| <= abs + rel |cpu|
+ * for every element. NaN on the GPU's side fails. A device failure fails the case with its sentence. */
+static inline void twin_compare(struct gpu_test *t, const char *name, const struct twin *x, double rms_bound,
+                                double abs_, double rel) {
     char err[ERR_BYTES], detail[ERR_BYTES + 64];
     if (exec_finish(t->gpu, err, sizeof err)) {
         gpu_test_verdict(t, false, name, err);
@@ -140,8 +181,9 @@ static inline void twin_compare(struct gpu_test *t, const char *name, const stru
         if (!(excess <= worst) || worst < 0) worst = excess, worst_at = i;
     }
     double rms = square > 0 ? sqrt(distance / square) : sqrt(distance);
-    snprintf(detail, sizeof detail, "rms error %.2e (bound %.0e), %zu of %zu elements off; worst at %zu: want %g, found %g", rms,
-             rms_bound, n_bad, x->n, worst_at, (double)twin_get(x->dtype, x->cpu, worst_at),
+    snprintf(detail, sizeof detail,
+             "rms error %.2e (bound %.0e), %zu of %zu elements off; worst at %zu: want %g, found %g", rms, rms_bound,
+             n_bad, x->n, worst_at, (double)twin_get(x->dtype, x->cpu, worst_at),
              (double)twin_get(x->dtype, found, worst_at));
     gpu_test_verdict(t, rms <= rms_bound && n_bad == 0, name, detail);
     free(found);

@@ -1,8 +1,8 @@
-/* gpu_tests - all programs of this folder in one, for a machine that they are carried to: the kernels weigh 8 MB, and so
- * they travel once.
+/* gpu_tests - all tests of this folder in one program, for a machine that it is carried to: the kernels are most of it,
+ * and so they travel once.
  *
  *     gpu_tests --list              the names
- *     gpu_tests NAME [argument...]  what gpu_NAME would do */
+ *     gpu_tests NAME [argument...]  the test_*.c of that name; arguments: see gpu_test.h */
 #include "gpu_test_list.h" /* made by CMake: GPU_TESTS(X), X(name) for each test_*.c */
 
 #include <stdio.h>

@@ -4,7 +4,6 @@
  * the lengths. With --time: microseconds, and the share of the memory's read bandwidth. */
 #include "gpu_test.h"
 #include "gpu_time.h"
-#include "kernels/probe.h"
 
 enum { N_LAYERS = 2, LAYER = 1, P = 16, K = 2, MAX_LEN = 8193, MAX_POSITIONS = 8448 };
 
@@ -83,6 +82,7 @@ static struct pool pool_new(struct gpu_test *t, enum dtype kv_dtype, int D, floa
     p.gpu_rope.cos_sin = p.cos_sin.gpu;
     for (int b = 0; b < N_LENGTHS; b++) {
         int T = lengths[b];
+        if (t->quick && T > 1000) continue; /* nobody reads them */
         struct twin qkv = twin_random(t, t->act, (size_t)T * 3 * K * (size_t)D, 0, 2);
         struct twin q = twin_poison(t, t->act, (size_t)T * K * (size_t)D), ints = twin_poison(t, DTYPE_I32, (size_t)T * 2);
         int32_t *positions = ints.cpu, *seq_of = positions + T, query_start[2] = {0, T}, kv_len[1] = {T};
@@ -202,6 +202,14 @@ static void check_groups(struct gpu_test *t, const struct pool *p, const char *f
     }
 }
 
+/* Sequences of one part and of several. */
+static void check_few(struct gpu_test *t, const struct pool *p, const char *format) {
+    static const int of[] = {0, 2, 6, 12}, len[] = {1, 16, 33, 700};
+    char name[128];
+    snprintf(name, sizeof name, "%s, D %d, G 5, few", format, p->cpu.layout.D);
+    check(t, p, name, 4, of, len, 700, 5, 3);
+}
+
 /* Many sequences, which share blocks; and many short ones, each of which is one part. */
 static void check_crowd(struct gpu_test *t, const struct pool *p, const char *format, int most) {
     enum { N = 300 };
@@ -223,35 +231,18 @@ static void check_formats(struct gpu_test *t, int D) {
         struct pool pool = pool_new(t, kinds[i].dtype, D, kinds[i].bias);
         snprintf(format, sizeof format, "%s, %s KV%s", dtype_name(t->act), dtype_name(kinds[i].dtype),
                  pool.has_bias ? " with a bias" : "");
-        check_groups(t, &pool, format);
-        check_crowd(t, &pool, format, MAX_LEN);
-        check_crowd(t, &pool, format, 512);
+        if (t->quick) {
+            check_few(t, &pool, format);
+        } else {
+            check_groups(t, &pool, format);
+            check_crowd(t, &pool, format, MAX_LEN);
+            check_crowd(t, &pool, format, 512);
+        }
         pool_free(t, &pool);
     }
 }
 
 /* ---- timing --------------------------------------------------------------------------------------------------------- */
-
-struct reading {
-    struct exec *e;
-    void *p;
-    uint32_t *out;
-    size_t bytes;
-};
-static void read_once(void *arg, int i) {
-    struct reading *r = arg;
-    (void)i;
-    probe_read(r->e, r->out, r->p, r->bytes);
-}
-static double read_bandwidth(struct gpu_test *t) {
-    struct reading r = {.e = t->gpu, .bytes = (size_t)4 << 30};
-    r.p = exec_alloc(t->gpu, r.bytes);
-    r.out = exec_alloc(t->gpu, 4);
-    double us = gpu_time(t->gpu, read_once, &r, 3);
-    exec_free(t->gpu, r.p);
-    exec_free(t->gpu, r.out);
-    return (double)r.bytes / us * 1e6;
-}
 
 struct timed {
     struct exec *e;
@@ -320,8 +311,7 @@ static void time_all(struct gpu_test *t) {
         {1, 16384, 40, 8, 128}, {1, 131072, 40, 8, 128}, {2, 4096, 40, 8, 128}, {4, 1024, 40, 8, 128},
         {4, 4096, 40, 8, 128},  {16, 1024, 40, 8, 128},
     };
-    double peak = read_bandwidth(t);
-    printf("%s: reads %.0f GB/s\n", exec_backend(t->gpu), peak / 1e9);
+    double peak = 1e6 * gpu_time_read_bandwidth(t->gpu); /* bytes per second */
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         time_case(t, peak, t->act, cases[i].B, cases[i].len, cases[i].H, cases[i].K, cases[i].D);
         time_case(t, peak, DTYPE_F8_E4M3, cases[i].B, cases[i].len, cases[i].H, cases[i].K, cases[i].D);
@@ -329,10 +319,9 @@ static void time_all(struct gpu_test *t) {
 }
 
 int main(int argc, char **argv) {
-    bool timing = argc > 1 && !strcmp(argv[1], "--time");
-    struct gpu_test t = {.seed = gpu_test_seed(argc - timing, argv + timing)};
+    struct gpu_test t = gpu_test_begin(argc, argv);
     const struct exec_options sizes = {.max_tokens = MAX_POSITIONS, .max_width = 1 << 14, .max_head_dim = 128};
-    if (timing) {
+    if (gpu_test_is_mode(&t, "--time")) {
         gpu_test_open(&t, DTYPE_BF16, sizes);
         time_all(&t);
         gpu_test_close(&t);

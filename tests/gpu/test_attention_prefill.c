@@ -152,6 +152,17 @@ static void check(struct gpu_test *t, const struct shape *s, int B, const int *c
     cache_free(t, &c);
 }
 
+/* Every instance of the kernel: head sizes, formats of the cache, biases. */
+static void check_few(struct gpu_test *t) {
+    const enum dtype e4m3 = DTYPE_F8_E4M3;
+    const struct shape shapes[] = {
+        {t->act, 8, 2, 128, 16, 0, 0}, {t->act, 5, 1, 64, 20, 4096, 0}, {e4m3, 10, 2, 128, 16, 0, 0},
+        {e4m3, 3, 3, 64, 7, 64, 0},    {e4m3, 4, 2, 128, 16, 0, 10},    {e4m3, 2, 1, 64, 16, 0, 10},
+    };
+    static const int context[] = {0, 100, 17, 40}, query[] = {1, 65, 2, 129};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) check(t, &shapes[i], 4, context, query, 2, "ragged");
+}
+
 static void check_shapes(struct gpu_test *t) {
     static const int queries[] = {2, 15, 16, 17, 63, 64, 65, 127, 128, 129, 300}, contexts[] = {0, 1, 16, 100, 1000};
     enum { N = sizeof queries / sizeof *queries };
@@ -315,14 +326,15 @@ static void time_all(struct gpu_test *t) {
 }
 
 int main(int argc, char **argv) {
-    bool only_time = argc > 1 && !strcmp(argv[1], "--time");
-    struct gpu_test t = {0};
+    struct gpu_test t = gpu_test_begin(argc, argv);
+    const bool only_time = gpu_test_is_mode(&t, "--time");
     const enum dtype acts[] = {DTYPE_BF16, DTYPE_F16};
-    t.seed = only_time ? 1 : gpu_test_seed(argc, argv);
     for (int i = 0; i < 2; i++) {
         gpu_test_open(&t, acts[i], (struct exec_options){.max_tokens = 1 << 14});
         if (only_time) {
             time_all(&t);
+        } else if (t.quick) {
+            check_few(&t);
         } else {
             check_shapes(&t);
             const struct shape bits[] = {{t.act, 10, 2, 128, 16, 0, 0},

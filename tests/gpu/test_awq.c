@@ -1,13 +1,12 @@
 /* test_awq.c - 4-bit matrices on the CUDA backend against their CPU twins, and their times.
  *
- *     gpu_test_awq [seed]            correctness: packing, unpacking, products in all epilogues at awkward and real sizes
- *     gpu_test_awq [seed] --time     each matrix of the Qwen models by T, beside cuBLASLt (f16) and the read bandwidth
- *     gpu_test_awq [seed] --chain    whole layers' products at few tokens in one graph, beside the time of their bytes */
-#include "kernels/probe.h"
+ *     gpu_tests test_awq             correctness: packing, unpacking, products in all epilogues at awkward and real sizes
+ *     gpu_tests test_awq --time      each matrix of the Qwen models by T, beside cuBLASLt (f16) and the read bandwidth
+ *     gpu_tests test_awq --chain     whole layers' products at few tokens in one graph, beside the time of their bytes */
 #include "tests/gpu/gpu_test.h"
+#include "tests/gpu/gpu_time.h"
 
 enum { GROUP = 128 };
-#define N_OF(a) ((int)(sizeof(a) / sizeof(a)[0]))
 
 static const float EPS = 1e-6f;
 
@@ -15,18 +14,6 @@ static const float EPS = 1e-6f;
 void cuda__awq_unpack(struct exec *e, void *dense, const struct matrix *w, int first_row, int n_rows);
 
 /* ---- matrices on both sides ------------------------------------------------------------------------------------------ */
-
-/* Random by the backends' own generator, the same bits on both sides. */
-static struct twin filled(struct gpu_test *t, enum dtype dtype, size_t n, float spread) {
-    struct twin x = {.dtype = dtype, .n = n};
-    x.cpu = exec_alloc(t->cpu, n * dtype_bytes(dtype));
-    x.gpu = exec_alloc(t->gpu, n * dtype_bytes(dtype));
-    if (!x.cpu || !x.gpu) fprintf(stderr, "no memory for %zu elements\n", n), exit(1);
-    const uint64_t seed = gpu_test_u32(t);
-    fill_random(t->cpu, x.cpu, dtype, n, 0, spread, seed);
-    fill_random(t->gpu, x.gpu, dtype, n, 0, spread, seed);
-    return x;
-}
 
 /* AutoAWQ's tensors of one part. */
 struct part {
@@ -38,8 +25,8 @@ static struct part part_random(struct gpu_test *t, int rows, int cols) {
     const size_t n = (size_t)rows * (size_t)cols;
     /* q - zero has a deviation of 6.5: products with x in [-1, 1) become about 1. */
     const float spread = 3.0f / (6.5f * sqrtf((float)cols));
-    return (struct part){.rows = rows, .cols = cols, .qweight = filled(t, DTYPE_I32, n / 8, 0),
-                         .qzeros = filled(t, DTYPE_I32, n / 8 / GROUP, 0), .scales = filled(t, DTYPE_F16, n / GROUP, spread)};
+    return (struct part){.rows = rows, .cols = cols, .qweight = twin_filled(t, DTYPE_I32, n / 8, 0),
+                         .qzeros = twin_filled(t, DTYPE_I32, n / 8 / GROUP, 0), .scales = twin_filled(t, DTYPE_F16, n / GROUP, spread)};
 }
 
 static void part_free(struct gpu_test *t, struct part *p) {
@@ -201,6 +188,21 @@ static void check_sizes(struct gpu_test *t) {
     }
 }
 
+/* Few inputs and many, one strip and more: every split of the work, every depth of a ring, every width of a tile. */
+static void check_few(struct gpu_test *t) {
+    static const int tokens[] = {1, 4, 5, 8, 9, 16, 33, 65};
+    static const struct {
+        int rows, cols;
+    } sizes[] = {{16, 128}, {48, 256}, {80, 1408}, {32, 2048}, {32, 10240}, {32, 12288}, {32, 17408}};
+    for (int i = 0; i < N_OF(sizes); i++) {
+        struct pair w = pair_random(t, sizes[i].rows, sizes[i].cols);
+        for (int j = 0; j < N_OF(tokens); j++)
+            for (enum op op = 0; op < N_OPS; op++)
+                if (i == 1 || ((int)op % 4 == (i + j) % 4 && (i < 4 || tokens[j] <= 9))) check(t, &w, op, tokens[j]);
+        pair_free(t, &w);
+    }
+}
+
 static void check_models(struct gpu_test *t) {
     static const struct {
         enum op op;
@@ -356,46 +358,7 @@ static void check_overlap(struct gpu_test *t, const struct shape *s, int T) {
 
 /* ---- times ----------------------------------------------------------------------------------------------------------- */
 
-enum { N_REPEATS = 7, ROTATE_BYTES = 256 << 20 };
-
-static int ascending(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-/* Median microseconds of a replay of what has been recorded. */
-static double replay(struct gpu_test *t, struct exec_graph *graph) {
-    char err[ERR_BYTES];
-    double us[N_REPEATS];
-    if (!graph) {
-        fprintf(stderr, "%s\n", exec_finish(t->gpu, err, sizeof err) ? err : "no graph");
-        exit(1);
-    }
-    for (int i = -2; i < N_REPEATS; i++) {
-        exec_record(t->gpu, 0);
-        exec_graph_launch(t->gpu, graph);
-        exec_record(t->gpu, 1);
-        if (exec_finish(t->gpu, err, sizeof err)) fprintf(stderr, "%s\n", err), exit(1);
-        if (i >= 0) us[i] = exec_elapsed(t->gpu, 0, 1) * 1e6;
-    }
-    exec_graph_close(t->gpu, graph);
-    qsort(us, N_REPEATS, sizeof *us, ascending);
-    return us[N_REPEATS / 2];
-}
-
-/* Bytes per microsecond of a plain read. */
-static double read_bandwidth(struct gpu_test *t) {
-    const size_t bytes = (size_t)2 << 30;
-    uint32_t *out = exec_alloc(t->gpu, 64);
-    void *p = exec_alloc(t->gpu, bytes);
-    exec_graph_begin(t->gpu);
-    probe_read(t->gpu, out, p, bytes);
-    const double us = replay(t, exec_graph_end(t->gpu));
-    exec_free(t->gpu, out);
-    exec_free(t->gpu, p);
-    printf("read bandwidth %.0f GB/s\n", (double)bytes / us * 1e-3);
-    return (double)bytes / us;
-}
+enum { ROTATE_BYTES = 256 << 20 };
 
 static const int few_tokens[] = {1, 2, 4, 8, 16, 32, 64};
 
@@ -415,13 +378,13 @@ static void time_matrix(struct gpu_test *t, const char *name, int rows, int cols
         const int T = few_tokens[j];
         exec_graph_begin(t->gpu);
         for (int i = 0; i < n_launches; i++) linear(t->gpu, y, x, &w[i % n], NULL, T);
-        const double us = replay(t, exec_graph_end(t->gpu)) / n_launches, bytes = (double)matrix_bytes(w);
+        const double us = gpu_time_graph(t->gpu, exec_graph_end(t->gpu)) / n_launches, bytes = (double)matrix_bytes(w);
         exec_graph_begin(t->gpu);
         for (int i = 0; i < n_launches; i++) {
             dense.data = all + (size_t)(i % n_dense) * dense_bytes;
             probe_library_linear(t->gpu, y, x, &dense, T);
         }
-        const double library = replay(t, exec_graph_end(t->gpu)) / n_launches;
+        const double library = gpu_time_graph(t->gpu, exec_graph_end(t->gpu)) / n_launches;
         log_gain[j] += log(library / us);
         printf("%-18s T %2d %6d x %-5d %7.2f us %5.0f GB/s %5.1f%%   cuBLASLt f16 %7.2f us, %.2fx\n", name, T, rows, cols, us,
                bytes / us * 1e-3, 100 * bytes / us / bandwidth, library, library / us);
@@ -432,7 +395,7 @@ static void time_matrix(struct gpu_test *t, const char *name, int rows, int cols
 }
 
 static void time_matrices(struct gpu_test *t) {
-    const double bandwidth = read_bandwidth(t);
+    const double bandwidth = gpu_time_read_bandwidth(t->gpu);
     for (int i = 0; i < N_OF(shapes); i++) {
         const struct shape *s = &shapes[i];
         const struct {
@@ -452,7 +415,7 @@ static void time_matrices(struct gpu_test *t) {
 }
 
 static void time_chain(struct gpu_test *t) {
-    const double bandwidth = read_bandwidth(t);
+    const double bandwidth = gpu_time_read_bandwidth(t->gpu);
     for (int i = 0; i < N_OF(shapes); i++) {
         struct layers l;
         layers_open(t, &l, &shapes[i], shapes[i].C < 4096 ? 12 : 6);
@@ -461,7 +424,7 @@ static void time_chain(struct gpu_test *t) {
             fill_random(t->gpu, l.residual, DTYPE_F16, (size_t)T * (size_t)shapes[i].C, 0, 1, 5);
             exec_graph_begin(t->gpu);
             layers_run(t, &l, T, false);
-            const double us = replay(t, exec_graph_end(t->gpu)) / l.n, floor_us = layer_bytes(&l) / bandwidth;
+            const double us = gpu_time_graph(t->gpu, exec_graph_end(t->gpu)) / l.n, floor_us = layer_bytes(&l) / bandwidth;
             printf("chain %-10s T %2d: %8.2f us a layer, its bytes %8.2f us, %.1f%%\n", shapes[i].name, T, us, floor_us,
                    100 * floor_us / us);
             fflush(stdout);
@@ -471,19 +434,22 @@ static void time_chain(struct gpu_test *t) {
 }
 
 int main(int argc, char **argv) {
-    struct gpu_test t = {.seed = gpu_test_seed(argc, argv)};
-    const char *mode = argc > 2 ? argv[2] : "";
+    struct gpu_test t = gpu_test_begin(argc, argv);
     gpu_test_open(&t, DTYPE_F16, (struct exec_options){0});
-    if (*mode) {
-        printf("%s\n", exec_backend(t.gpu));
-        if (!strcmp(mode, "--time")) time_matrices(&t);
-        if (!strcmp(mode, "--chain")) time_chain(&t);
+    if (t.mode) {
+        if (gpu_test_is_mode(&t, "--time")) time_matrices(&t);
+        if (gpu_test_is_mode(&t, "--chain")) time_chain(&t);
         gpu_test_close(&t);
         return 0;
     }
     check_unpack(&t, (int[]){16}, 1, 128);
     check_unpack(&t, (int[]){48, 16, 32}, 3, 384);
     check_unpack(&t, (int[]){272, 128, 128}, 3, 1280);
+    if (t.quick) {
+        check_few(&t);
+        gpu_test_close(&t);
+        return gpu_test_end(&t);
+    }
     check_sizes(&t);
     check_bits(&t, 48, 384);
     check_bits(&t, 2048, 2048);

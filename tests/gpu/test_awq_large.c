@@ -1,14 +1,12 @@
 /* test_awq_large.c - products with 4-bit weights at many tokens against their CPU twins, and their times.
  *
- *     gpu_test_awq_large [seed]           correctness: awkward sizes, all epilogues; an identity, where weights show
- *     gpu_test_awq_large [seed] --time    the matrices of Qwen3-14B by T, beside cuBLASLt with f16 weights */
-#include "kernels/probe.h"
+ *     gpu_tests test_awq_large           correctness: awkward sizes, all epilogues; an identity, where weights show
+ *     gpu_tests test_awq_large --time    the matrices of Qwen3-14B by T, beside cuBLASLt with f16 weights */
 #include "tests/gpu/gpu_test.h"
 #include "tests/gpu/gpu_time.h"
 
-enum { GROUP = 128 };
+enum { GROUP = 128, N_INSTANCES = 12 };
 static const float EPS = 1e-6f;
-#define N_OF(a) ((int)(sizeof(a) / sizeof(a)[0]))
 
 /* ---- a matrix on both sides -------------------------------------------------------------------------------------- */
 
@@ -115,6 +113,23 @@ static void check_sizes(struct gpu_test *t) {
                 if (i < 3 || (int)op == j % N_OPS) check(t, &w, op, tokens[j]);
         check_identity(t, &w, 128, 0);
         check_identity(t, &w, 1024, 3);
+        awq_free(t, &w);
+    }
+}
+
+/* One case for each instance of the kernel as a chip of 132 SMs picks it, in the order of awq_large.cu's table; then
+ * sizes that fill no tile. */
+static void check_few(struct gpu_test *t) {
+    static const struct {
+        int rows, cols, T;
+    } cases[] = {{16, 128, 65},     {8704, 128, 65},   {8704, 128, 128},  {11520, 128, 129}, {11520, 256, 176},
+                 {11520, 640, 192}, {6400, 640, 1024}, {16, 1280, 1024},  {4096, 2048, 65},  {4096, 4096, 128},
+                 {16, 1024, 65},    {16, 2048, 1024},  {1040, 640, 129},  {1056, 384, 257}};
+    for (int i = 0; i < N_OF(cases); i++) {
+        struct awq_twin w = awq_random(t, cases[i].rows, cases[i].cols);
+        if (i < N_INSTANCES) check(t, &w, (enum op)(i % NORM_LINEAR_SILU_MUL), cases[i].T);
+        else
+            for (enum op op = 0; op < N_OPS; op++) check(t, &w, op, cases[i].T);
         awq_free(t, &w);
     }
 }
@@ -244,12 +259,17 @@ static void time_all(struct gpu_test *g) {
 }
 
 int main(int argc, char **argv) {
-    struct gpu_test t = {.seed = gpu_test_seed(argc, argv)};
+    struct gpu_test t = gpu_test_begin(argc, argv);
     gpu_test_open(&t, DTYPE_F16, (struct exec_options){.max_tokens = 8192});
-    if (argc > 2 && !strcmp(argv[2], "--time")) {
+    if (gpu_test_is_mode(&t, "--time")) {
         time_all(&t);
         gpu_test_close(&t);
         return 0;
+    }
+    if (t.quick) {
+        check_few(&t);
+        gpu_test_close(&t);
+        return gpu_test_end(&t);
     }
     check_sizes(&t);
     check_repeats(&t, 5120, 5120, 100);

@@ -230,14 +230,15 @@ static void test_awq(struct gpu_test *t, int T, int N, int K) {
 static void test_linears(struct gpu_test *t) {
     static const struct {
         int T, N, K;
-    } sizes[] = {{1, 2, 1}, {1, 64, 64}, {3, 62, 17}, {63, 66, 65}, {64, 128, 48}, {65, 130, 257}, {129, 514, 1031}};
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+    } sizes[] = {{1, 2, 1}, {1, 64, 64}, {3, 62, 17}, {63, 66, 65}, {65, 130, 48}, {64, 128, 257}, {129, 514, 1031}};
+    const size_t n = sizeof sizes / sizeof *sizes - 2 * t->quick;
+    for (size_t i = 0; i < n; i += t->quick ? 2 : 1)
         for (int epilogue = 0; epilogue < 4; epilogue++)
             for (int bias = 0; bias < (epilogue ? 1 : 2); bias++)
                 test_linear(t, sizes[i].T, sizes[i].N, sizes[i].K, (i + (size_t)bias) % 2 ? DTYPE_F32 : t->act,
                             epilogue, bias);
     for (int i = 0; i < 3; i++) test_linear(t, 5, 34, 100, acts[i], EPILOGUE_STORE, true);
-    if (t->act == DTYPE_F16) test_awq(t, 3, 16, 128), test_awq(t, 70, 208, 640);
+    if (t->act == DTYPE_F16) test_awq(t, 3, 16, 128), test_awq(t, 70, 208, t->quick ? 128 : 640);
 }
 
 /* ---- all --------------------------------------------------------------------------------------------------------- */
@@ -245,8 +246,9 @@ static void test_linears(struct gpu_test *t) {
 static void test_act(struct gpu_test *t) {
     static const int widths[] = {1, 7, 8, 13, 64, 120, 513, 1000, 2048, 2056, 5120, 8192, 10007, 17408};
     static const int rows[] = {1, 2, 3, 17, 64, 5, 300};
-    for (int i = 0; i < 14; i++) {
-        const int C = widths[i], T = rows[i % 7];
+    static const int few[] = {1, 13, 120, 2048, 2056, 4096, 5120, 8192, 10007}; /* every instance of the norms */
+    for (int i = 0; i < (t->quick ? 9 : 14); i++) {
+        const int C = t->quick ? few[i] : widths[i], T = t->quick ? 3 : rows[i % 7];
         for (int j = 0; j < 3; j++) test_embed(t, T, C, acts[j]);
         test_gather_rows(t, T, C);
         test_silu_mul(t, T, C);
@@ -319,11 +321,11 @@ static void time_all(void) {
 }
 
 int main(int argc, char **argv) {
-    if (argc > 1 && !strcmp(argv[1], "--time")) {
+    struct gpu_test t = gpu_test_begin(argc, argv);
+    if (gpu_test_is_mode(&t, "--time")) {
         time_all();
         return 0;
     }
-    struct gpu_test t = {.seed = gpu_test_seed(argc, argv)};
     for (int i = 0; i < 3; i++) {
         gpu_test_open(&t, acts[i], (struct exec_options){0});
         test_act(&t);
@@ -331,8 +333,8 @@ int main(int argc, char **argv) {
             static const enum dtype formats[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16, DTYPE_I32};
             static const size_t counts[] = {1, 7, 8, 4095, 4096, 4097, 1000003};
             for (int f = 0; f < 4; f++)
-                for (int c = 0; c < 7; c++) test_fill(&t, formats[f], counts[c]);
-            test_fill_large(&t);
+                for (int c = 0; c < (t.quick ? 6 : 7); c++) test_fill(&t, formats[f], counts[c]);
+            if (!t.quick) test_fill_large(&t);
         }
         gpu_test_close(&t);
     }

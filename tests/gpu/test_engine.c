@@ -1,11 +1,11 @@
-/* test_engine.c - the engine on a GPU: graphs and steps run op by op, a crowd and one alone, warm and cold prefixes, a pool
- * that holds a tenth of what runs, against each other and against the CPU backend.
+/* test_engine.c - the engine on a GPU: graphs and steps run op by op, a crowd and one alone, warm and cold prefixes, a
+ * pool that holds a tenth of what runs, against each other and against the CPU backend.
  *
- *     gpu_test_engine [MODEL]          weights/sample/small
+ *     gpu_tests test_engine [MODEL]    weights/sample/small
  *
- * On a GPU the kernel that computes a token may depend on the batch, so greedy texts may part where two logits nearly tie.
- * Where two runs must agree to the bit they are held to it; elsewhere the share of equal answers is printed, and a run fails
- * when an answer parts from the CPU's at a token that the CPU does not hold for nearly as likely. */
+ * On a GPU the kernel that computes a token may depend on the batch, so greedy texts may part where two logits nearly
+ * tie. Where two runs must agree to the bit they are held to it; elsewhere the share of equal answers is printed, and a
+ * run fails when an answer parts from the CPU's at a token that the CPU does not hold for nearly as likely. */
 #include "engine/engine.h"
 
 #include <math.h>
@@ -158,8 +158,9 @@ static void compare_with_cpu(struct engine *c, const char *name, const struct lo
         } while (event.kind != EVENT_FINISHED);
         if (gap > worst) worst = gap;
     }
-    verdict(worst <= 0.1, name, "%d of %d answers equal the CPU's; where they part, the logprobs differ by %.3g at most",
-            equal, load->n_requests, worst);
+    verdict(worst <= 0.1, name,
+            "%d of %d answers equal the CPU's; where they part, the logprobs differ by %.3g at most", equal,
+            load->n_requests, worst);
 }
 
 /* A pool that holds a tenth of what runs at once: everything finishes, by preemption, and no device memory is taken. */
@@ -167,8 +168,15 @@ static void check_preemption(const char *model, struct engine_options o) {
     const struct load load = {.n_requests = MAX_REQUESTS, .n_prompt = 32, .n_output = 480, .together = true};
     char err[ERR_BYTES];
     struct exec *probe;
-    const struct exec_options sizes = {.backend = "cuda", .dtype = DTYPE_BF16, .max_tokens = 1, .max_rows = 1,
-                                       .max_width = 64, .max_kv_len = 1, .max_heads = 1, .max_head_dim = 64, .vocab = 64};
+    const struct exec_options sizes = {.backend = "cuda",
+                                       .dtype = DTYPE_BF16,
+                                       .max_tokens = 1,
+                                       .max_rows = 1,
+                                       .max_width = 64,
+                                       .max_kv_len = 1,
+                                       .max_heads = 1,
+                                       .max_head_dim = 64,
+                                       .vocab = 64};
     o.max_num_seqs = MAX_REQUESTS;
     o.max_model_len = 1024;
     struct engine *e = open_engine(model, "cuda", o);
@@ -185,8 +193,8 @@ static void check_preemption(const char *model, struct engine_options o) {
     for (int i = 0; i < load.n_requests; i++) n_preempted += gpu[i].n_preemptions > 0;
     const bool finished = all_finished(gpu, &load) && all_finished(other, &load);
     verdict(finished && n_preempted > 0, "512 requests in a pool for 51",
-            "all finished: %s; %d were preempted; %d answers equal those of a large pool", finished ? "yes" : "no", n_preempted,
-            n_equal(gpu, other, load.n_requests));
+            "all finished: %s; %d were preempted; %d answers equal those of a large pool", finished ? "yes" : "no",
+            n_preempted, n_equal(gpu, other, load.n_requests));
     verdict(free_after + (256 << 20) >= free_before, "memory under pressure", "%.1f MB free before, %.1f MB after",
             (double)free_before / 1e6, (double)free_after / 1e6);
     exec_close(probe);
@@ -201,7 +209,11 @@ int main(int argc, char **argv) {
     o.gpu_memory_utilization = 0.5;
     const struct load alone = {.n_requests = 24, .n_prompt = 40, .n_output = 64},
                       crowd = {.n_requests = 24, .n_prompt = 40, .n_output = 64, .together = true},
-                      sampled = {.n_requests = 24, .n_prompt = 40, .n_output = 64, .together = true, .temperature = 0.8f},
+                      sampled = {.n_requests = 24,
+                                 .n_prompt = 40,
+                                 .n_output = 64,
+                                 .together = true,
+                                 .temperature = 0.8f},
                       logprobs = {.n_requests = 24, .n_prompt = 40, .n_output = 64, .together = true, .logprobs = true};
     struct engine *c = open_engine(model, "cpu", o), *g = open_engine(model, "cuda", o);
     printf("%s\n%s\n", engine_info(c)->backend, engine_info(g)->backend);
@@ -214,13 +226,14 @@ int main(int argc, char **argv) {
     verdict(all_finished(gpu, &crowd), "crowd against alone", "%d of %d answers equal", n_equal(gpu, other, 24), 24);
     memcpy(other, gpu, sizeof other);
     run(g, &crowd, gpu);
-    verdict(n_equal(gpu, other, 24) == 24, "the same crowd again, from a warm prefix cache", "%d of 24 equal, %d tokens cached",
-            n_equal(gpu, other, 24), gpu[0].n_cached);
+    verdict(n_equal(gpu, other, 24) == 24, "the same crowd again, from a warm prefix cache",
+            "%d of 24 equal, %d tokens cached", n_equal(gpu, other, 24), gpu[0].n_cached);
     run(g, &logprobs, gpu);
     compare_with_cpu(c, "with logprobs, op by op", &logprobs);
     run(g, &sampled, other);
     run(g, &sampled, gpu);
-    verdict(n_equal(gpu, other, 24) >= 23, "sampled twice with the same seeds", "%d of 24 equal", n_equal(gpu, other, 24));
+    verdict(n_equal(gpu, other, 24) >= 23, "sampled twice with the same seeds", "%d of 24 equal",
+            n_equal(gpu, other, 24));
     engine_close(g);
     o.enforce_eager = true;
     o.enable_prefix_caching = false;

@@ -1,10 +1,10 @@
 /* test_linear.c - the dense matrix products of the CUDA backend against their CPU twins, and their times.
  *
- *     gpu_test_linear [seed]            correctness: awkward and real sizes, all epilogues, bf16, f16 and f32
- *     gpu_test_linear [seed] --time     each matrix of the Qwen models by T, beside cuBLASLt and the read bandwidth
- *     gpu_test_linear [seed] --chain    whole layers' linears at few tokens in a graph, beside their bytes' time */
-#include "kernels/probe.h"
+ *     gpu_tests test_linear            correctness: awkward and real sizes, all epilogues, bf16, f16 and f32
+ *     gpu_tests test_linear --time     each matrix of the Qwen models by T, beside cuBLASLt and the read bandwidth
+ *     gpu_tests test_linear --chain    whole layers' linears at few tokens in a graph, beside their bytes' time */
 #include "tests/gpu/gpu_test.h"
+#include "tests/gpu/gpu_time.h"
 
 static const char *const op_names[] = {"linear",      "linear+bias",      "linear_f32",          "linear_add",
                                        "norm_linear", "norm_linear+bias", "norm_linear_silu_mul"};
@@ -13,18 +13,6 @@ enum op { LINEAR, LINEAR_BIAS, LINEAR_F32, LINEAR_ADD, NORM_LINEAR, NORM_LINEAR_
 static const float EPS = 1e-6f;
 
 /* ---- one case ---------------------------------------------------------------------------------------------------- */
-
-/* Random on both sides by the backends' own generator: large weights would take long otherwise. */
-static struct twin filled(struct gpu_test *t, enum dtype dtype, size_t n, float spread) {
-    struct twin x = {.dtype = dtype, .n = n};
-    x.cpu = exec_alloc(t->cpu, n * dtype_bytes(dtype));
-    x.gpu = exec_alloc(t->gpu, n * dtype_bytes(dtype));
-    if (!x.cpu || !x.gpu) fprintf(stderr, "no memory for %zu elements\n", n), exit(1);
-    const uint64_t seed = gpu_test_u32(t);
-    fill_random(t->cpu, x.cpu, dtype, n, 0, spread, seed);
-    fill_random(t->gpu, x.gpu, dtype, n, 0, spread, seed);
-    return x;
-}
 
 struct operands {
     struct twin w, x, norm, bias, y, scratch_x, scratch_y;
@@ -98,7 +86,6 @@ static void check(struct gpu_test *t, enum op op, const struct twin *w, int rows
 /* ---- correctness ------------------------------------------------------------------------------------------------- */
 
 static const int tokens[] = {1, 2, 3, 7, 8, 9, 15, 16, 17, 33, 64, 65, 130};
-#define N_OF(a) ((int)(sizeof(a) / sizeof(a)[0]))
 
 static void check_sizes(struct gpu_test *t) {
     static const struct {
@@ -108,7 +95,7 @@ static void check_sizes(struct gpu_test *t) {
     const int n = t->act == DTYPE_F32 ? 7 : N_OF(sizes);
     for (int i = 0; i < n; i++) {
         const int rows = sizes[i].rows, cols = sizes[i].cols;
-        struct twin w = filled(t, t->act, (size_t)rows * (size_t)cols, sqrtf(3.0f / (float)cols));
+        struct twin w = twin_filled(t, t->act, (size_t)rows * (size_t)cols, sqrtf(3.0f / (float)cols));
         for (int j = 0; j < N_OF(tokens); j++) {
             if (t->act != DTYPE_BF16 && j % 3) continue;
             for (enum op op = 0; op < N_OPS; op++) check(t, op, &w, rows, cols, tokens[j], false);
@@ -119,9 +106,26 @@ static void check_sizes(struct gpu_test *t) {
 
 /* The exec's first product is one that is recorded and needs the library: nothing is warm. */
 static void check_first(struct gpu_test *t) {
-    struct twin w = filled(t, t->act, (size_t)640 * 320, sqrtf(3.0f / 320));
+    struct twin w = twin_filled(t, t->act, (size_t)640 * 320, sqrtf(3.0f / 320));
     check(t, LINEAR_BIAS, &w, 640, 320, 130, true);
     twin_free(t, &w);
+}
+
+/* Inputs that are no multiple of 64, x in the ring and beside it, more blocks of rows than SMs; one and two tiles of
+ * tokens. cuBLASLt's kernels for more tokens are left out: racecheck sees races in them. */
+static void check_few(struct gpu_test *t) {
+    static const struct {
+        int rows, cols;
+    } sizes[] = {{7, 3}, {130, 320}, {16, 13120}, {9002, 448}};
+    static const int few[] = {1, 5, 9};
+    for (int i = 0; i < (t->act == DTYPE_F32 ? 2 : N_OF(sizes)); i++) {
+        const int rows = sizes[i].rows, cols = sizes[i].cols;
+        struct twin w = twin_filled(t, t->act, (size_t)rows * (size_t)cols, sqrtf(3.0f / (float)cols));
+        for (int j = 0; j < N_OF(few); j++)
+            for (enum op op = 0; op < N_OPS; op++)
+                if (rows < 1000 || (int)op % N_OF(few) == j) check(t, op, &w, rows, cols, few[j], false);
+        twin_free(t, &w);
+    }
 }
 
 static void check_models(struct gpu_test *t) {
@@ -135,7 +139,7 @@ static void check_models(struct gpu_test *t) {
     static const int few[] = {1, 4, 8, 16, 64};
     for (int i = 0; i < N_OF(matrices); i++) {
         const int rows = matrices[i].rows, cols = matrices[i].cols;
-        struct twin w = filled(t, t->act, (size_t)rows * (size_t)cols, sqrtf(3.0f / (float)cols));
+        struct twin w = twin_filled(t, t->act, (size_t)rows * (size_t)cols, sqrtf(3.0f / (float)cols));
         for (int j = 0; j < N_OF(few); j++) check(t, matrices[i].op, &w, rows, cols, few[j], false);
         check(t, matrices[i].op, &w, rows, cols, 1, true);
         twin_free(t, &w);
@@ -148,7 +152,7 @@ static void check_bits(struct gpu_test *t, int rows, int cols) {
     enum { MAX_T = 130 };
     const size_t row_bytes = (size_t)rows * dtype_bytes(t->act);
     char detail[160], *alone = malloc(row_bytes), *among = malloc(row_bytes);
-    struct twin w = filled(t, t->act, (size_t)rows * (size_t)cols, sqrtf(3.0f / (float)cols));
+    struct twin w = twin_filled(t, t->act, (size_t)rows * (size_t)cols, sqrtf(3.0f / (float)cols));
     struct operands o;
     make_operands(t, &o, LINEAR, rows, cols, MAX_T);
     o.w = w;
@@ -186,8 +190,6 @@ static void check_bits(struct gpu_test *t, int rows, int cols) {
 
 /* ---- times ------------------------------------------------------------------------------------------------------- */
 
-enum { N_REPEATS = 7 };
-
 /* A device buffer that weights are cut from in turn, so that each is out of the L2 when it comes again. */
 struct arena {
     char *base;
@@ -202,40 +204,7 @@ static const void *cut(struct arena *a, size_t bytes) {
     return p;
 }
 
-static int ascending(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-/* Median seconds of a replay of what has been recorded. */
-static double replay(struct gpu_test *t, struct exec_graph *graph) {
-    char err[ERR_BYTES];
-    double seconds[N_REPEATS];
-    if (!graph) {
-        fprintf(stderr, "%s\n", exec_finish(t->gpu, err, sizeof err) ? err : "no graph");
-        exit(1);
-    }
-    for (int i = -1; i < N_REPEATS; i++) {
-        exec_record(t->gpu, 0);
-        exec_graph_launch(t->gpu, graph);
-        exec_record(t->gpu, 1);
-        if (exec_finish(t->gpu, err, sizeof err)) fprintf(stderr, "%s\n", err), exit(1);
-        if (i >= 0) seconds[i] = exec_elapsed(t->gpu, 0, 1);
-    }
-    exec_graph_close(t->gpu, graph);
-    qsort(seconds, N_REPEATS, sizeof *seconds, ascending);
-    return seconds[N_REPEATS / 2];
-}
-
-static double read_bandwidth(struct gpu_test *t, const struct arena *a) {
-    uint32_t *out = exec_alloc(t->gpu, 64);
-    exec_graph_begin(t->gpu);
-    probe_read(t->gpu, out, a->base, a->bytes);
-    const double seconds = replay(t, exec_graph_end(t->gpu));
-    exec_free(t->gpu, out);
-    return (double)a->bytes / seconds;
-}
-
+/* Microseconds of one product. */
 static double time_linear(struct gpu_test *t, struct arena *a, void *y, const void *x, int rows, int cols, int T,
                           bool f32, bool library) {
     const size_t bytes = (size_t)rows * (size_t)cols * 2;
@@ -250,7 +219,7 @@ static double time_linear(struct gpu_test *t, struct arena *a, void *y, const vo
         else if (f32) linear_f32(t->gpu, y, x, &w, T);
         else linear(t->gpu, y, x, &w, NULL, T);
     }
-    return replay(t, exec_graph_end(t->gpu)) / n;
+    return gpu_time_graph(t->gpu, exec_graph_end(t->gpu)) / n;
 }
 
 struct shape {
@@ -265,10 +234,9 @@ static const struct shape shapes[] = {{"Qwen3-14B", 5120, 17408, 5120, 1024, 40,
 
 static void time_matrices(struct gpu_test *t, struct arena *a) {
     static const int Ts[] = {1, 2, 4, 8, 16, 32, 64, 128, 512, 2048};
-    const double bandwidth = read_bandwidth(t, a);
+    const double bandwidth = gpu_time_read_bandwidth(t->gpu);
     void *x = exec_alloc(t->gpu, (size_t)2048 * 25600 * 2), *y = exec_alloc(t->gpu, (size_t)2048 * 51200 * 2);
     fill_random(t->gpu, x, t->act, (size_t)2048 * 25600, 0, 1, 1);
-    printf("read bandwidth %.0f GB/s\n", bandwidth * 1e-9);
     for (int i = 0; i < N_OF(shapes); i++) {
         const struct shape *s = &shapes[i];
         const struct {
@@ -279,11 +247,11 @@ static void time_matrices(struct gpu_test *t, struct arena *a) {
         for (int j = 0; j < 5; j++)
             for (int k = 0; k < N_OF(Ts); k++) {
                 if (j == 4 && Ts[k] > 64) continue;
-                const double us = 1e6 * time_linear(t, a, y, x, m[j].rows, m[j].cols, Ts[k], j == 4, false);
-                const double library = 1e6 * time_linear(t, a, y, x, m[j].rows, m[j].cols, Ts[k], j == 4, true);
-                const double gb = (double)m[j].rows * m[j].cols * 2e-9;
+                const double us = time_linear(t, a, y, x, m[j].rows, m[j].cols, Ts[k], j == 4, false);
+                const double library = time_linear(t, a, y, x, m[j].rows, m[j].cols, Ts[k], j == 4, true);
+                const double bytes = (double)m[j].rows * m[j].cols * 2;
                 printf("%-10s %-7s T %4d %6d x %-5d %8.2f us %5.0f GB/s %5.1f%%  cuBLASLt %8.2f us, %.2fx\n", s->name,
-                       m[j].name, Ts[k], m[j].rows, m[j].cols, us, gb / us * 1e6, 100 * gb / us * 1e15 / bandwidth,
+                       m[j].name, Ts[k], m[j].rows, m[j].cols, us, bytes / us * 1e-3, 100 * bytes / us / bandwidth,
                        library, library / us);
                 fflush(stdout);
             }
@@ -294,13 +262,12 @@ static void time_matrices(struct gpu_test *t, struct arena *a) {
 
 /* The four products of a layer, one after the other, for many layers: what a decode step spends on its weights. */
 static void time_chain(struct gpu_test *t, struct arena *a) {
-    const double bandwidth = read_bandwidth(t, a);
+    const double bandwidth = gpu_time_read_bandwidth(t->gpu);
     const size_t most = (size_t)64 * 51200 * 2;
     char *residual = exec_alloc(t->gpu, most), *x = exec_alloc(t->gpu, most), *qkv = exec_alloc(t->gpu, most),
          *gate_up = exec_alloc(t->gpu, most), *act = exec_alloc(t->gpu, most), *norm = exec_alloc(t->gpu, 1 << 20);
     fill_random(t->gpu, residual, t->act, most / 2, 0, 1, 1);
     fill_random(t->gpu, norm, t->act, 1 << 19, 1, 0.1f, 2);
-    printf("read bandwidth %.0f GB/s\n", bandwidth * 1e-9);
     static const int Ts[] = {1, 2, 4, 8, 16, 32, 64};
     for (int i = 0; i < N_OF(shapes); i++)
         for (int j = 0; j < N_OF(Ts); j++) {
@@ -319,9 +286,9 @@ static void time_chain(struct gpu_test *t, struct arena *a) {
                 linear_add(t->gpu, residual, gate_up, act, M(s->C, s->F), T);
             }
 #undef M
-            const double us = 1e6 * replay(t, exec_graph_end(t->gpu)) / layers;
+            const double us = gpu_time_graph(t->gpu, exec_graph_end(t->gpu)) / layers;
             const double bytes = 2.0 * s->C * (2.0 * s->q + 2.0 * s->kv + 3.0 * s->F);
-            const double floor_us = 1e6 * bytes / bandwidth;
+            const double floor_us = bytes / bandwidth;
             printf("chain %-10s T %2d: %8.2f us a layer, its bytes %8.2f us, %.1f%%\n", s->name, T, us, floor_us,
                    100 * floor_us / us);
             fflush(stdout);
@@ -329,16 +296,15 @@ static void time_chain(struct gpu_test *t, struct arena *a) {
 }
 
 int main(int argc, char **argv) {
-    struct gpu_test t = {.seed = gpu_test_seed(argc, argv)};
-    const char *mode = argc > 2 ? argv[2] : "";
+    struct gpu_test t = gpu_test_begin(argc, argv);
     const struct exec_options sizes = {.max_width = 1 << 18};
-    if (*mode) {
+    if (t.mode) {
         gpu_test_open(&t, DTYPE_BF16, sizes);
         struct arena a = {.bytes = (size_t)4 << 30};
         a.base = exec_alloc(t.gpu, a.bytes);
         if (!a.base) fprintf(stderr, "no memory for weights\n"), exit(1);
         fill_random(t.gpu, a.base, DTYPE_BF16, a.bytes / 2, 0, 0.02f, 1);
-        if (!strcmp(mode, "--chain")) time_chain(&t, &a);
+        if (gpu_test_is_mode(&t, "--chain")) time_chain(&t, &a);
         else time_matrices(&t, &a);
         exec_free(t.gpu, a.base);
         gpu_test_close(&t);
@@ -347,12 +313,16 @@ int main(int argc, char **argv) {
     static const enum dtype dtypes[] = {DTYPE_BF16, DTYPE_F16, DTYPE_F32};
     for (int i = 0; i < 3; i++) {
         gpu_test_open(&t, dtypes[i], sizes);
-        check_first(&t);
-        check_sizes(&t);
-        if (t.act == DTYPE_BF16) check_models(&t);
-        if (t.act != DTYPE_F32) {
-            check_bits(&t, 2560, 2048);
-            check_bits(&t, 1000, 17408);
+        if (t.quick) {
+            check_few(&t);
+        } else {
+            check_first(&t);
+            check_sizes(&t);
+            if (t.act == DTYPE_BF16) check_models(&t);
+            if (t.act != DTYPE_F32) {
+                check_bits(&t, 2560, 2048);
+                check_bits(&t, 1000, 17408);
+            }
         }
         gpu_test_close(&t);
     }

@@ -7,62 +7,18 @@
  * few. */
 #include "gpu_test.h"
 #include "gpu_time.h"
-#include "kernels/noise.h"
-
-#include <float.h>
+#include "tests/sample_reference.h"
 
 enum { MAX_V = 152064, MAX_R = 256 };
 static const struct sample_params plain = {.top_p = 1, .repetition = 1};
 
-/* ---- the reference, for rows that differ: everything in one sorted list ------------------------------------------ */
-
-struct entry {
-    float z;
-    int id;
-};
-
-static int in_order(const void *a, const void *b) {
-    const struct entry *x = a, *y = b;
-    return x->z != y->z ? (x->z < y->z ? 1 : -1) : x->id - y->id;
-}
-
-static float clean(float x) { return isnan(x) ? -INFINITY : fminf(x, FLT_MAX); }
-
-/* The row's tokens with z as sampling sees it, in order. */
-static int sorted(struct entry *list, const float *logits, const struct sample_params *p, int V) {
-    float *v = malloc((size_t)V * sizeof *v);
-    int n = 0;
-    int32_t pending = p->pending ? *p->pending : -1;
-    for (int i = 0; i < V; i++) v[i] = p->allowed ? -INFINITY : clean(logits[i]);
-    for (int i = 0; p->allowed && i < p->n_allowed; i++) v[p->allowed[i]] = clean(logits[p->allowed[i]]);
-    for (int i = 0; i < p->n_biases; i++) v[p->biases[i].id] = clean(v[p->biases[i].id] + p->biases[i].bias);
-    for (int i = 0; i <= p->n_counts; i++) {
-        struct token_count c = i < p->n_counts ? p->counts[i] : (struct token_count){pending, 0, 0};
-        if (c.id < 0) break;
-        if (c.id == pending) c.n_output++, pending = -1;
-        float *x = &v[c.id];
-        if (*x == -INFINITY) continue;
-        if (c.n_output || c.in_prompt) *x = *x > 0 ? *x / p->repetition : *x * p->repetition;
-        *x -= p->frequency * (float)c.n_output;
-        if (c.n_output) *x -= p->presence;
-    }
-    float max = -INFINITY;
-    for (int i = 0; i < V; i++) max = fmaxf(max, v[i]);
-    for (int i = 0; i < V; i++)
-        if (v[i] > -INFINITY) list[n++] = (struct entry){p->temperature > 0 ? (v[i] - max) / p->temperature : v[i], i};
-    qsort(list, (size_t)n, sizeof *list, in_order);
-    free(v);
-    return n;
-}
+/* ---- rows that differ -------------------------------------------------------------------------------------------- */
 
 /* Whether rounding explains that one side chose a, the other b. */
 static bool explained(const float *logits, const struct sample_params *p, int V, int a, int b) {
     if (p->temperature == 0) return false;
     struct entry *list = malloc((size_t)V * sizeof *list);
-    int n = sorted(list, logits, p, V), m = n;
-    if (p->min_p > 0)
-        for (m = 0; m < n && list[m].z >= logf(p->min_p);) m++;
-    if (p->top_k > 0 && m > p->top_k) m = p->top_k;
+    const int m = reference_top(list, reference_sorted(list, logits, p, V), p);
     double total = 0, sum = 0, score_a = -INFINITY, score_b = -INFINITY, share_a = 0, share_b = 0;
     for (int i = 0; i < m; i++) total += exp(list[i].z);
     for (int i = 0; i < m; i++) {
@@ -144,8 +100,8 @@ static void random_params(struct gpu_test *t, struct rows *o, int r, bool lists)
     }
     o->cpu[r] = o->gpu[r] = p;
     if (lists && gpu_test_below(t, 2)) {
-        ((int32_t *)o->pending.cpu)[r] = p.n_counts && gpu_test_below(t, 2) ? p.counts[gpu_test_below(t, p.n_counts)].id
-                                                                            : gpu_test_below(t, V);
+        ((int32_t *)o->pending.cpu)[r] =
+            p.n_counts && gpu_test_below(t, 2) ? p.counts[gpu_test_below(t, p.n_counts)].id : gpu_test_below(t, V);
         o->cpu[r].pending = (int32_t *)o->pending.cpu + r;
         o->gpu[r].pending = (int32_t *)o->pending.gpu + r;
     }
@@ -261,12 +217,12 @@ static void test_ahead(struct gpu_test *t) {
 }
 
 /* Values that are no numbers, everywhere or in places. */
-static void test_strange(struct gpu_test *t) {
+static void test_strange(struct gpu_test *t, int n_sizes, int step) {
     static const float strange[] = {NAN, INFINITY, -INFINITY, FLT_MAX, -FLT_MAX, 1e38f};
     static const int sizes[] = {1, 100, 3000};
     struct token_count counts[] = {{0, 2, 1}, {10, 1, 0}};
-    for (int size = 0; size < 3; size++)
-        for (int s = 0; s < 6; s++) {
+    for (int size = 0; size < n_sizes; size++)
+        for (int s = 0; s < 6; s += step) {
             enum { R = 14 };
             const int V = sizes[size];
             struct rows *o = rows_new(t, R, V);
@@ -332,13 +288,7 @@ static void test_distribution(struct gpu_test *t, struct sample_params p, const 
     for (int i = 0; i < ROWS * V; i++)
         ((float *)logits.cpu)[i] = i < V ? 4 * gpu_test_value(t) : ((float *)logits.cpu)[i - V];
     twin_upload(t, &logits);
-    int n = sorted(list, logits.cpu, &p, V), m = n, count[V] = {0};
-    if (p.min_p > 0)
-        for (m = 0; m < n && list[m].z >= logf(p.min_p);) m++;
-    if (p.top_k && m > p.top_k) m = p.top_k;
-    double total = 0, sum = 0, chi = 0, rare = 0;
-    for (int i = 0; i < m; i++) total += exp(list[i].z);
-    for (n = 0; n < m && (n == 0 || sum < p.top_p * total); n++) sum += exp(list[n].z);
+    int n = reference_kept(list, logits.cpu, &p, V), count[V] = {0};
     for (int first = 0; first < DRAWS; first += ROWS) {
         struct sample_params params[ROWS];
         int32_t found[ROWS];
@@ -347,25 +297,12 @@ static void test_distribution(struct gpu_test *t, struct sample_params p, const 
         exec_download(t->gpu, found, ids.gpu, sizeof found);
         for (int r = 0; r < ROWS; r++) count[(unsigned)found[r] % V]++;
     }
-    int seen = 0, classes = 0, n_rare = 0;
-    for (int i = 0; i < n; i++) {
-        double expected = DRAWS * exp(list[i].z) / sum;
-        seen += count[list[i].id];
-        if (expected < 10) { /* too few for the approximation: one class of all of them */
-            rare += expected;
-            n_rare += count[list[i].id];
-            continue;
-        }
-        chi += pow(count[list[i].id] - expected, 2) / expected;
-        classes++;
-    }
-    if (rare > 0) chi += pow(n_rare - rare, 2) / rare, classes++;
-    const double limit = classes - 1 + 5 * sqrt(2.0 * (classes - 1)) + 1e-9;
+    const struct chi_square chi = reference_chi_square(list, n, count, DRAWS);
     char name[100], detail[200];
     snprintf(name, sizeof name, "distribution, %s", what);
-    snprintf(detail, sizeof detail, "chi-square %.1f (limit %.1f) for %d classes, %d draws outside the kept set", chi,
-             limit, classes, DRAWS - seen);
-    gpu_test_verdict(t, chi < limit && seen == DRAWS, name, detail);
+    snprintf(detail, sizeof detail, "chi-square %.1f (limit %.1f) for %d classes, %d draws outside the kept set",
+             chi.value, chi.limit, chi.n_classes, chi.n_outside);
+    gpu_test_verdict(t, chi.value < chi.limit && !chi.n_outside, name, detail);
     twin_free(t, &logits), twin_free(t, &ids);
 }
 
@@ -503,25 +440,33 @@ static void time_all(void) {
 
 int main(int argc, char **argv) {
     static const int sizes[] = {1, 2, 5, 31, 32, 33, 255, 256, 257, 1000, 4099, 32768, 151936, 152064};
-    if (argc > 1 && !strcmp(argv[1], "--time")) {
+    struct gpu_test t = gpu_test_begin(argc, argv);
+    if (gpu_test_is_mode(&t, "--time")) {
         time_all();
         return 0;
     }
-    struct gpu_test t = {.seed = gpu_test_seed(argc, argv)};
-    const bool quick = argc > 2; /* after a seed, any word: for runs under a sanitizer */
-    const int n_sizes = quick ? 11 : 14;
     gpu_test_open(&t, DTYPE_F32, (struct exec_options){.max_rows = MAX_R, .vocab = MAX_V});
-    for (int i = 0; i < n_sizes; i++)
+    if (t.quick) {
+        static const int few[] = {1, 33, 257, 4099}; /* one slice and two; all tokens, or more than fit a list */
+        for (int i = 0; i < 4; i++) {
+            const int R = i < 3 ? 5 : 2;
+            for (int lists = 0; lists < 2; lists++) test_random(&t, R, few[i], lists);
+            test_logprobs(&t, R, few[i], i % 2 ? 20 : 1000);
+        }
+        test_strange(&t, 1, 3);
+        gpu_test_close(&t);
+        return gpu_test_end(&t);
+    }
+    for (int i = 0; i < 14; i++)
         for (int lists = 0; lists < 2; lists++) {
             test_random(&t, 1, sizes[i], lists);
-            test_random(&t, quick ? 9 : sizes[i] < 5000 ? 200 : 40, sizes[i], lists);
-            if (!quick) test_random(&t, sizes[i] < 5000 ? MAX_R : 17, sizes[i], lists);
+            test_random(&t, sizes[i] < 5000 ? 200 : 40, sizes[i], lists);
+            test_random(&t, sizes[i] < 5000 ? MAX_R : 17, sizes[i], lists);
         }
-    if (!quick) test_random(&t, 160, MAX_V, true); /* more than the workspace has views for */
-    test_strange(&t);
-    if (!quick) test_ahead(&t), test_alone(&t), test_distributions(&t);
-    for (int i = 0; i < n_sizes; i++)
-        test_logprobs(&t, quick ? 5 : sizes[i] < 5000 ? 33 : 7, sizes[i], i % 2 ? 20 : 1000);
+    test_random(&t, 160, MAX_V, true); /* more than the workspace has views for */
+    test_strange(&t, 3, 1);
+    test_ahead(&t), test_alone(&t), test_distributions(&t);
+    for (int i = 0; i < 14; i++) test_logprobs(&t, sizes[i] < 5000 ? 33 : 7, sizes[i], i % 2 ? 20 : 1000);
     gpu_test_close(&t);
     return gpu_test_end(&t);
 }

@@ -1,75 +1,17 @@
 /* test_kernels_sample.c - sampling and log-probabilities against a reference that sorts, chi-square against the exact
  * distribution, and inputs that must not hurt. */
 #include "kernels_test.h"
-#include "kernels/noise.h"
-
-#include <float.h>
+#include "tests/sample_reference.h"
 
 /* ---- the reference: everything in one sorted list ---------------------------------------------------------------- */
-
-struct entry {
-    float z;
-    int id;
-};
-
-static int in_order(const void *a, const void *b) {
-    const struct entry *x = a, *y = b;
-    return x->z != y->z ? (x->z < y->z ? 1 : -1) : x->id - y->id;
-}
-
-static float clean(float x) { return isnan(x) ? -INFINITY : fminf(x, FLT_MAX); }
-
-/* The adjusted logits in order; those that are -inf are left out. Returns how many. */
-static int adjusted(struct entry *list, const float *logits, const struct sample_params *p, int V) {
-    int n = 0;
-    for (int id = 0; id < V; id++) {
-        float v = clean(logits[id]);
-        bool allowed = !p->allowed;
-        for (int i = 0; p->allowed && i < p->n_allowed; i++) allowed |= p->allowed[i] == id;
-        if (!allowed) continue;
-        for (int i = 0; i < p->n_biases; i++)
-            if (p->biases[i].id == id) v += p->biases[i].bias;
-        for (int i = 0; i < p->n_counts; i++) {
-            const struct token_count *c = &p->counts[i];
-            if (c->id != id) continue;
-            if (c->in_prompt || c->n_output) v = v > 0 ? v / p->repetition : v * p->repetition;
-            v -= p->frequency * (float)c->n_output;
-            v -= c->n_output ? p->presence : 0;
-        }
-        v = clean(v);
-        if (v > -INFINITY) list[n++] = (struct entry){v, id};
-    }
-    qsort(list, (size_t)n, sizeof *list, in_order);
-    return n;
-}
-
-/* The kept set in order, with z as sampling sees it. */
-static int kept(struct entry *list, const float *logits, const struct sample_params *p, int V) {
-    int n = adjusted(list, logits, p, V), m = 0;
-    if (!n) return 0;
-    float max = list[0].z;
-    for (int i = 0; i < n; i++) list[i].z = (list[i].z - max) / p->temperature;
-    if (p->min_p > 0)
-        while (m < n && list[m].z >= logf(p->min_p)) m++;
-    else m = n;
-    if (p->top_k > 0 && m > p->top_k) m = p->top_k;
-    double total = 0, sum = 0;
-    for (int i = 0; i < m; i++) total += exp(list[i].z);
-    if (p->top_p < 1)
-        for (int i = 0; i < m; i++) {
-            sum += exp(list[i].z);
-            if (sum >= p->top_p * total * (1 - 1e-12)) return i + 1;
-        }
-    return m;
-}
 
 static int reference(const float *logits, const struct sample_params *p, int V) {
     struct entry *list = malloc(sizeof *list * (size_t)V);
     int best = 0, n;
     if (p->temperature == 0) {
-        n = adjusted(list, logits, p, V);
+        n = reference_sorted(list, logits, p, V);
     } else {
-        n = kept(list, logits, p, V);
+        n = reference_kept(list, logits, p, V);
         for (int i = 1; i < n; i++) {
             float a = list[i].z + noise_gumbel(p->seed, p->position, list[i].id);
             float b = list[best].z + noise_gumbel(p->seed, p->position, list[best].id);
@@ -79,7 +21,7 @@ static int reference(const float *logits, const struct sample_params *p, int V) 
     int id = n ? list[best].id : -1;
     if (!n) /* nothing allowed: the raw argmax */
         for (int i = 0; i < V; i++)
-            if (id < 0 || clean(logits[i]) > clean(logits[id])) id = i;
+            if (id < 0 || reference_clean(logits[i]) > reference_clean(logits[id])) id = i;
     free(list);
     return id;
 }
@@ -161,9 +103,7 @@ static void check_distribution(struct exec *e, struct sample_params p, const cha
     for (int i = 0; i < ROWS * V; i++)
         ((float *)logits.data)[i] = i < V ? random_value() * 4 : ((float *)logits.data)[i - V];
     struct entry list[V];
-    int n = kept(list, logits.data, &p, V), count[V] = {0};
-    double total = 0, chi = 0;
-    for (int i = 0; i < n; i++) total += exp(list[i].z);
+    int n = reference_kept(list, logits.data, &p, V), count[V] = {0};
     for (int first = 0; first < DRAWS; first += ROWS) {
         struct sample_params params[ROWS];
         int32_t ids[ROWS];
@@ -171,24 +111,9 @@ static void check_distribution(struct exec *e, struct sample_params p, const cha
         sample(e, ids, logits.data, sample_set(e, params, ROWS, V), ROWS, V);
         for (int r = 0; r < ROWS; r++) count[ids[r]]++;
     }
-    int seen = 0, classes = 0;
-    double rare = 0;
-    int n_rare = 0;
-    for (int i = 0; i < n; i++) {
-        double expected = DRAWS * exp(list[i].z) / total;
-        seen += count[list[i].id];
-        if (expected < 10) { /* too few for the approximation: one class of all of them */
-            rare += expected;
-            n_rare += count[list[i].id];
-            continue;
-        }
-        chi += pow(count[list[i].id] - expected, 2) / expected;
-        classes++;
-    }
-    if (rare > 0) chi += pow(n_rare - rare, 2) / rare, classes++;
-    cr_assert_eq(seen, DRAWS, "%s: %d draws outside the kept set", what, DRAWS - seen);
-    double limit = classes - 1 + 5 * sqrt(2.0 * (classes - 1)) + 1e-9;
-    cr_assert(chi < limit, "%s: chi-square %.1f for %d classes", what, chi, classes);
+    const struct chi_square chi = reference_chi_square(list, n, count, DRAWS);
+    cr_assert_eq(chi.n_outside, 0, "%s: %d draws outside the kept set", what, chi.n_outside);
+    cr_assert(chi.value < chi.limit, "%s: chi-square %.1f for %d classes", what, chi.value, chi.n_classes);
     buffer_free(&logits);
 }
 
@@ -356,7 +281,7 @@ static void logprobs(struct exec *e) {
                     continue;
                 }
                 const float *x = (float *)logits.data + (size_t)r * V;
-                int n = adjusted(list, x, &plain, V), rank = 0;
+                int n = reference_sorted(list, x, &plain, V), rank = 0;
                 double sum = 0;
                 for (int i = 0; i < n; i++) {
                     sum += exp((double)list[i].z - list[0].z);
