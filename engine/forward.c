@@ -15,8 +15,8 @@ void forward(struct exec *e, const struct model *m, struct activations *a, const
     for (int l = 0; l < L; l++) {
         const struct layer *w = &m->layers[l];
         norm_linear(e, a->qkv, a->x, a->h, w->attn_norm, eps, &w->w_qkv, w->b_qkv, T);   /* norm(h) Wqkv + b         */
-        qk_norm_rope_store(e, a->q, kv, l, a->qkv, w->q_norm, w->k_norm, w->k_bias, &m->rope, batch, H, eps);
-        attention(e, a->o, a->q, kv, l, w->k_bias, &m->rope, batch, H);       /* softmax(q k' / sqrt D) v [T, H D]   */
+        /* q, k = rope(norm(q, k)); k, v to their blocks of the cache; o = softmax(q k' / sqrt D) v            [T, H D] */
+        rope_attention(e, a->o, a->q, kv, l, a->qkv, w->q_norm, w->k_norm, w->k_bias, &m->rope, batch, H, eps);
         linear_add(e, a->h, a->x, a->o, &w->w_o, T);                          /* h += o Wo                           */
         norm_linear_silu_mul(e, a->ffn, a->gate_up, a->x, a->h, w->ffn_norm, eps, &w->w_gate_up, T); /* silu(g) u    */
         linear_add(e, a->h, a->x, a->ffn, &w->w_down, T);                     /* h += ffn Wdown                      */

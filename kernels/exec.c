@@ -433,10 +433,9 @@ void linear_add(struct exec *e, void *residual, void *h, const void *x, const st
     add(e, residual, h, T, w->rows);
 }
 
-void qk_norm_rope_store(struct exec *e, void *q, const struct kv_cache *kv, int layer, const void *qkv,
-                        const void *q_norm, const void *k_norm, const void *k_bias, const struct rope *rope,
-                        const struct batch *batch, int H, float eps) {
-    if (e->failed || !batch->T) return;
+static void check_qk_norm_rope_store(const struct exec *e, const void *q, const struct kv_cache *kv, int layer,
+                                     const void *qkv, const void *q_norm, const void *k_norm, const void *k_bias,
+                                     const struct rope *rope, const struct batch *batch, int H) {
     check_batch(e, kv, layer, batch, H);
     check_rope(kv, k_bias, rope);
     CHECK_ALIGNED(q);
@@ -445,6 +444,13 @@ void qk_norm_rope_store(struct exec *e, void *q, const struct kv_cache *kv, int 
     CHECK_ALIGNED(k_norm);
     CHECK(q != qkv);
     CHECK(!k_bias || !k_norm);
+}
+
+void qk_norm_rope_store(struct exec *e, void *q, const struct kv_cache *kv, int layer, const void *qkv,
+                        const void *q_norm, const void *k_norm, const void *k_bias, const struct rope *rope,
+                        const struct batch *batch, int H, float eps) {
+    if (e->failed || !batch->T) return;
+    check_qk_norm_rope_store(e, q, kv, layer, qkv, q_norm, k_norm, k_bias, rope, batch, H);
     e->ops->qk_norm_rope_store(e, q, kv, layer, qkv, q_norm, k_norm, k_bias, rope, batch, H, eps);
 }
 
@@ -457,6 +463,20 @@ void attention(struct exec *e, void *o, const void *q, const struct kv_cache *kv
     CHECK_ALIGNED(q);
     CHECK(o != q);
     e->ops->attention(e, o, q, kv, layer, k_bias, rope, batch, H);
+}
+
+void rope_attention(struct exec *e, void *o, void *q, const struct kv_cache *kv, int layer, const void *qkv,
+                    const void *q_norm, const void *k_norm, const void *k_bias, const struct rope *rope,
+                    const struct batch *batch, int H, float eps) {
+    if (e->failed || !batch->T) return;
+    check_qk_norm_rope_store(e, q, kv, layer, qkv, q_norm, k_norm, k_bias, rope, batch, H);
+    CHECK_ALIGNED(o);
+    CHECK(o != q && o != qkv);
+    if (e->ops->rope_attention &&
+        e->ops->rope_attention(e, o, q, kv, layer, qkv, q_norm, k_norm, k_bias, rope, batch, H, eps))
+        return;
+    qk_norm_rope_store(e, q, kv, layer, qkv, q_norm, k_norm, k_bias, rope, batch, H, eps);
+    attention(e, o, q, kv, layer, k_bias, rope, batch, H);
 }
 
 void silu_mul(struct exec *e, void *out, const void *gate_up, int T, int F) {

@@ -206,6 +206,11 @@ void qk_norm_rope_store(struct exec *e, void *q, const struct kv_cache *kv, int 
 void attention(struct exec *e, void *o, const void *q, const struct kv_cache *kv, int layer, const void *k_bias,
                const struct rope *rope, const struct batch *batch, int H);
 
+/* Both in one, of the steps that a backend may fuse: o = attention(rope(norm(q))). q [T, H*D] is scratch. */
+void rope_attention(struct exec *e, void *o, void *q, const struct kv_cache *kv, int layer, const void *qkv,
+                    const void *q_norm, const void *k_norm, const void *k_bias, const struct rope *rope,
+                    const struct batch *batch, int H, float eps);
+
 /* out = round(silu(gate)) * up, where gate_up [T, 2F] act holds gate then up in each row. out [T, F] act. */
 void silu_mul(struct exec *e, void *out, const void *gate_up, int T, int F);
 

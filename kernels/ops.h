@@ -69,6 +69,9 @@ struct kernel_ops {
     bool (*norm_linear_silu_mul)(struct exec *e, void *out, void *gate_up, void *x, const void *residual,
                                  const void *norm, float eps, const struct matrix *w, int T);
     bool (*linear_add)(struct exec *e, void *residual, void *h, const void *x, const struct matrix *w, int T);
+    bool (*rope_attention)(struct exec *e, void *o, void *q, const struct kv_cache *kv, int layer, const void *qkv,
+                           const void *q_norm, const void *k_norm, const void *k_bias, const struct rope *rope,
+                           const struct batch *batch, int H, float eps);
 };
 
 struct exec {

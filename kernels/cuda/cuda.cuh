@@ -164,6 +164,11 @@ bool cuda__attention_prefill(struct exec *e, void *o, const void *q, const struc
 void cuda__attention_simple(struct exec *e, void *o, const void *q, const struct kv_cache *kv, int layer, const void *k_bias,
                             const struct rope *rope, const struct batch *batch, int H, int first_token, int n_tokens);
 
+/* attention_few.cu: qk_norm_rope_store and attention in one, where it covers both. */
+bool cuda__rope_attention(struct exec *e, void *o, void *q, const struct kv_cache *kv, int layer, const void *qkv,
+                          const void *q_norm, const void *k_norm, const void *k_bias, const struct rope *rope,
+                          const struct batch *batch, int H, float eps);
+
 /* linear.cu picks by format, dtype and T */
 void cuda__linear(struct exec *e, void *y, const void *x, const struct matrix *w, const void *bias, int T);
 void cuda__linear_f32(struct exec *e, float *y, const void *x, const struct matrix *w, int T);

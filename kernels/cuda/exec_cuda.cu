@@ -251,4 +251,5 @@ extern "C" const struct kernel_ops cuda_ops = {
     .norm_linear = cuda__norm_linear,
     .norm_linear_silu_mul = cuda__norm_linear_silu_mul,
     .linear_add = cuda__linear_add,
+    .rope_attention = cuda__rope_attention,
 };
