@@ -397,7 +397,7 @@ static double read_bandwidth(struct gpu_test *t) {
     return (double)bytes / us;
 }
 
-static const int few_tokens[] = {1, 2, 4, 8, 16, 32, 64};
+static const int few_tokens[] = {1, 2, 4, 8, 12, 16, 24, 32, 48, 64};
 
 static void time_matrix(struct gpu_test *t, const char *name, int rows, int cols, double bandwidth, double *log_gain) {
     enum { MOST = 160 };
@@ -433,7 +433,7 @@ static void time_matrix(struct gpu_test *t, const char *name, int rows, int cols
 
 static void time_matrices(struct gpu_test *t) {
     const double bandwidth = read_bandwidth(t);
-    for (int i = 0; i < N_OF(shapes); i++) {
+    for (int i = 0; i < (getenv("ONE") ? 1 : N_OF(shapes)); i++) {
         const struct shape *s = &shapes[i];
         const struct {
             const char *name;
@@ -453,7 +453,7 @@ static void time_matrices(struct gpu_test *t) {
 
 static void time_chain(struct gpu_test *t) {
     const double bandwidth = read_bandwidth(t);
-    for (int i = 0; i < N_OF(shapes); i++) {
+    for (int i = 0; i < (getenv("ONE") ? 1 : N_OF(shapes)); i++) {
         struct layers l;
         layers_open(t, &l, &shapes[i], shapes[i].C < 4096 ? 12 : 6);
         for (int j = 0; j < N_OF(few_tokens); j++) {

@@ -1,0 +1,438 @@
+/* awq_mid.cu - y = x W' for 4-bit weights and up to 64 tokens, on the warpgroup products of sm_90a: a decode step of more
+ * than a few sequences. The weights are read once, and x as seldom as may be.
+ *
+ *     y[t, n] = sum over k of x[t, k] w[n, k]     w = round_f16((q - zero) * scale), x [T, K] f16, T <= 64, fp32 sums
+ *
+ * As in awq_large.cu weights are the M side of the product, made into f16 in registers, and tokens the N side.
+ *
+ * Work. A block, one an SM, has a tile: up to 20 strips of 16 rows (for SILU_MUL as many of gate as of up), and a part of
+ * K. The blocks that have the parts of one tile are a cluster. Where K is whole, two neighbouring tiles are a cluster, and
+ * each of its blocks loads half of x for both. How many strips and parts depends on (rows, K) and the chip alone (choose).
+ *
+ * Warps. Five warpgroups multiply, each four strips; one more warp feeds a ring of stages by TMA, a stage being 128 of k:
+ * x [2][N][64] f16 in the 128-byte swizzle, weights [strips][2][512 bytes], scales and zeros [strips][16]. Five warps on
+ * each scheduler hide what making the fragments costs from the tensor cores and from memory. Stages hold the tile's
+ * weights before the kernel waits for x.
+ *
+ * Sums: fp32 in the tensor cores, k ascending, then the parts of K in order, through the shared memory of the cluster:
+ * each block finishes its share of the tile. N does not change a sum.
+ *
+ * Per stage and SM at 16 strips: 17 KB of weights and 256 N bytes of x to load, 16 warps times 8 words of 13 instructions
+ * to dequantise and about 60 others, 4 N times 8 cycles of the tensor cores. */
+#include "kernels/cuda/awq.cuh"
+#include "kernels/cuda/hopper.cuh"
+#include <stdio.h>
+#include <stdlib.h>
+
+enum {
+    GROUP = AWQ_GROUP, /* inputs of one scale, and the k of a stage */
+    QUADS = 5,         /* warpgroups that multiply, and what each multiplies: four strips */
+    MULTIPLIERS = 4 * QUADS, /* warps */
+    THREADS = 32 * (MULTIPLIERS + 1),
+    MOST_STRIPS = 4 * QUADS,
+    MOST_PARTS = 8,
+    MOST_STAGES = 16,
+    MOST_TOKENS = 64,
+    SMEM_BYTES = 226 << 10,
+    ALIGN = 1024, /* the swizzle of x repeats every kilobyte */
+    SHARE_BYTES = 512, /* of a strip and eight tokens: what a warp holds */
+};
+
+/* A tile, and where its stages lie in shared memory: each part stage after stage. */
+struct tile {
+    int lots, lots_all; /* strips of y's rows that a tile has, and that there are; for SILU_MUL of gate */
+    int strips;         /* lots, or twice as many: of weights */
+    int n_parts, n_k;   /* parts of K; groups of 128 in all of K */
+    int stages;
+    uint32_t w, w_bytes, scales, scales_bytes, zeros, zeros_bytes, barriers;
+};
+
+struct output {
+    void *y;
+    const __half *bias;
+    enum epilogue epilogue;
+    int T, rows; /* of y */
+};
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+__device__ static inline uint4 load_shared(uint32_t address) {
+    uint4 v;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "r"(address)
+                 : "memory");
+    return v;
+}
+__device__ static inline uint32_t load_shared_u32(uint32_t address) {
+    uint32_t v;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(address) : "memory");
+    return v;
+}
+__device__ static inline uint32_t load_shared_u16(uint32_t address) {
+    uint32_t v;
+    asm volatile("ld.shared.u16 %0, [%1];" : "=r"(v) : "r"(address) : "memory");
+    return v;
+}
+
+#define WGMMA_F4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+__device__ static inline void wgmma_rs_f16(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                           uint64_t b_operand, int accumulate) {
+    constexpr int ALONG_N = 0;
+    WGMMA_RS("m64n8k16", "f16", "{%0, %1, %2, %3}", "%4, %5, %6, %7", "%8", "%9", "%10", WGMMA_F4(d, 0));
+}
+__device__ static inline void wgmma_rs_f16(float (&d)[8], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                           uint64_t b_operand, int accumulate) {
+    constexpr int ALONG_N = 0;
+    WGMMA_RS("m64n16k16", "f16", "{%0, %1, %2, %3, %4, %5, %6, %7}", "%8, %9, %10, %11", "%12", "%13", "%14",
+             WGMMA_F8(d, 0));
+}
+__device__ static inline void wgmma_rs_f16(float (&d)[16], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                           uint64_t b_operand, int accumulate) {
+    constexpr int ALONG_N = 0;
+    WGMMA_RS("m64n32k16", "f16", "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}",
+             "%16, %17, %18, %19", "%20", "%21", "%22", WGMMA_F8(d, 0), WGMMA_F8(d, 8));
+}
+
+/* ---- a warpgroup's product --------------------------------------------------------------------------------------- */
+
+/* d = w x' over n stages from the first on. strip: the warp's in the tile; peer_empty: where, for lanes below n_sharers,
+ * the EMPTY barriers of a block are that loads x for this one.
+ *
+ * Two or four k16 steps are a set (as many as registers allow), and while the products of one set run, the fragments of
+ * the next are made. */
+template <int N>
+__device__ static inline void multiply(float (&d)[N / 2], uint32_t smem, const struct tile &t, int n, int strip, int lane,
+                                       uint32_t peer_empty, int n_sharers) {
+    enum { X_BYTES = N * GROUP * 2, STEPS = N == 64 ? 2 : 4, SETS = 8 / STEPS };
+    const uint32_t w = smem + t.w + strip * 2 * AWQ_TILE_BYTES + lane * 16;
+    const uint32_t scales = smem + t.scales + strip * AWQ_SCALE_BYTES + lane / 4 * 4;
+    const uint32_t zeros = smem + t.zeros + strip * AWQ_ZERO_BYTES + lane / 4 * 2;
+    const uint32_t full = smem + t.barriers;
+    int slot = 0, last = 0;
+    uint32_t parity = 0;
+    uint32_t a[2][STEPS][4]; /* fragments of two sets */
+    uint32_t words[4];       /* of 64 inputs */
+    struct awq_scale scale;
+
+    auto load_words = [&](int at, int half) {
+        const uint4 v = load_shared(w + at * t.w_bytes + half * AWQ_TILE_BYTES);
+        words[0] = v.x, words[1] = v.y, words[2] = v.z, words[3] = v.w;
+    };
+    auto load_scales = [&](int at) {
+        scale = awq_scale_of(load_shared_u32(scales + at * t.scales_bytes), load_shared_u16(zeros + at * t.zeros_bytes));
+    };
+    auto make = [&](int set) {
+#pragma unroll
+        for (int i = 0; i < STEPS; i++) awq_dequantise(a[set % 2][i], words[(set * STEPS + i) % 4], scale);
+    };
+    auto start = [&](int set, uint64_t x, int accumulate) {
+        wgmma_fence();
+#pragma unroll
+        for (int i = 0; i < STEPS; i++) {
+            const int step = set * STEPS + i;
+            const uint32_t *f = a[set % 2][i];
+            wgmma_rs_f16(d, f[0], f[1], f[2], f[3], wgmma_advance(x, step / 4 * N * 128 + step % 4 * 32),
+                         step ? 1 : accumulate);
+        }
+        wgmma_commit();
+    };
+    /* The products before those started last are done, their registers are free: no fragment is made earlier. */
+    auto finish = [&]() {
+        wgmma_wait<1>();
+        asm volatile("" : "+r"(words[0]), "+r"(words[1]), "+r"(words[2]), "+r"(words[3]));
+    };
+    auto release = [&](int at) {
+        if (lane < n_sharers) cluster_arrive_at(peer_empty + at * 8);
+    };
+
+    mbarrier_wait(full, 0);
+    load_scales(0);
+    load_words(0, 0);
+    make(0);
+    for (int k = 0; k < n; k++) {
+        const uint64_t x = wgmma_operand(smem + slot * X_BYTES, 0, 1024);
+        const int next = slot + 1 == t.stages ? 0 : slot + 1;
+        const uint32_t next_parity = next ? parity : parity ^ 1;
+#pragma unroll
+        for (int set = 0; set < SETS; set++) {
+            start(set, x, k);
+            if (set + 1 == SETS) {
+                if (k + 1 < n) {
+                    mbarrier_wait(full + next * 8, next_parity);
+                    load_scales(next);
+                    load_words(next, 0);
+                }
+            } else if ((set + 1) * STEPS == 4) load_words(slot, 1);
+            finish();
+            if (set == 0 && k) release(last);
+            make((set + 1) % SETS); /* after the last stage of no use, and no harm */
+        }
+        last = slot;
+        slot = next;
+        parity = next_parity;
+    }
+    wgmma_wait<0>();
+    wgmma_settle(d);
+}
+
+/* ---- shares and their sum ---------------------------------------------------------------------------------------- */
+
+/* A share is what one block has of a lot's eight tokens: [gate, up][part of K][32 lanes] float4. Share u is finished by
+ * block u modulo parts, in whose shared memory it lies as number u / parts. */
+__device__ static inline uint32_t share_at(uint32_t smem, int n_parts, int two, int number, int up, int part, int lane) {
+    return smem + ((number * two + up) * n_parts + part) * SHARE_BYTES + lane * 16;
+}
+
+/* y from four sums of a lane as the products leave them: with g = lane / 4, j = lane % 4, elements 0 and 1 are row g of the
+ * lot and tokens 2j, 2j + 1 of the eight; 2 and 3 row g + 8. */
+__device__ static inline void store(const struct output &o, int lot, int first_token, int lane, float4 sum, float4 up) {
+    const float s[4] = {sum.x, sum.y, sum.z, sum.w}, u[4] = {up.x, up.y, up.z, up.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const int t = first_token + lane % 4 * 2 + i % 2, row = lot * AWQ_STRIP + lane / 4 + i / 2 * 8;
+        if (t >= o.T) continue;
+        const size_t at = (size_t)t * o.rows + row;
+        __half *y = (__half *)o.y + at;
+        if (o.epilogue == EPILOGUE_SILU_MUL) {
+            const float gate = round_to<__half>(s[i]), act = round_to<__half>(gate / (1.0f + __expf(-gate)));
+            *y = to_act<__half>(act * round_to<__half>(u[i]));
+        } else if (o.epilogue == EPILOGUE_F32) {
+            ((float *)o.y)[at] = s[i];
+        } else if (o.epilogue == EPILOGUE_ADD) {
+            *y = to_act<__half>(to_float(*y) + round_to<__half>(s[i]));
+        } else {
+            *y = to_act<__half>(o.bias ? s[i] + to_float(o.bias[row]) : s[i]);
+        }
+    }
+}
+
+__device__ static inline float4 add_shares(uint32_t smem, int n_parts, int two, int number, int up, int lane) {
+    float4 sum = {};
+    for (int part = 0; part < n_parts; part++) {
+        const uint4 v = load_shared(share_at(smem, n_parts, two, number, up, part, lane));
+        sum.x += __uint_as_float(v.x), sum.y += __uint_as_float(v.y);
+        sum.z += __uint_as_float(v.z), sum.w += __uint_as_float(v.w);
+    }
+    return sum;
+}
+
+#endif
+
+/* ---- the kernel -------------------------------------------------------------------------------------------------- */
+
+/* Grid: [tiles][parts], clusters of `parts`; where there is one part, of two tiles. */
+template <int N>
+__global__ static void __launch_bounds__(THREADS, 1)
+    awq_mid(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map,
+            const __grid_constant__ CUtensorMap scales_map, const __grid_constant__ CUtensorMap zeros_map,
+            const struct tile t, const struct output o) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+    enum { X_BYTES = N * GROUP * 2, EIGHTS = N / 8 };
+    extern __shared__ char dynamic[];
+    const uint32_t smem = (smem_address(dynamic) + ALIGN - 1) & ~(ALIGN - 1u);
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, rank = (int)cluster_rank();
+    const int n_sharers = t.n_parts > 1 ? 1 : 2, part = t.n_parts > 1 ? rank : 0;
+    const int first_lot = (int)blockIdx.x / t.n_parts * t.lots;
+    const int k_begin = t.n_k * part / t.n_parts, n = t.n_k * (part + 1) / t.n_parts - k_begin;
+    const int n_quads = (t.strips + 3) / 4, two = t.strips / t.lots;
+    const uint32_t full = smem + t.barriers, empty = full + MOST_STAGES * 8;
+
+    pdl_trigger();
+    auto load_weights = [&](int slot, int k) {
+        mbarrier_expect(full + slot * 8, X_BYTES + t.strips * (2 * AWQ_TILE_BYTES + AWQ_SCALE_BYTES + AWQ_ZERO_BYTES));
+        tma_load_4d(smem + t.w + slot * t.w_bytes, &w_map, full + slot * 8, 0, 2 * k, first_lot, 0);
+        tma_load_4d(smem + t.scales + slot * t.scales_bytes, &scales_map, full + slot * 8, 0, k, first_lot, 0);
+        tma_load_4d(smem + t.zeros + slot * t.zeros_bytes, &zeros_map, full + slot * 8, 0, k, first_lot, 0);
+    };
+    if (threadIdx.x == 32 * MULTIPLIERS) {
+        for (int i = 0; i < t.stages; i++) {
+            mbarrier_init(full + i * 8, 1);
+            mbarrier_init(empty + i * 8, n_quads * 4 * n_sharers);
+        }
+        mbarrier_init_fence();
+        fence_async();
+        for (int i = 0; i < t.stages && i < n; i++) load_weights(i, k_begin + i);
+    }
+    __syncwarp();
+    cluster_sync(); /* barriers are ready before another block arrives at them */
+
+    if (warp == MULTIPLIERS) {
+        if (lane == 0) {
+            pdl_wait();
+            int slot = 0;
+            uint32_t parity = 1; /* of the wait for an empty stage: at first all are */
+            for (int k = 0; k < n; k++) {
+                if (k >= t.stages) {
+                    mbarrier_wait(empty + slot * 8, parity);
+                    load_weights(slot, k_begin + k);
+                }
+                const uint32_t to = smem + slot * X_BYTES;
+                const int at = (k_begin + k) * GROUP;
+                if (n_sharers == 2) { /* half of it, for both */
+                    tma_load_2d_multicast(to + rank * N * 128, &x_map, full + slot * 8, 3, at + rank * 64, 0);
+                } else {
+                    tma_load_2d(to, &x_map, full + slot * 8, at, 0);
+                    tma_load_2d(to + N * 128, &x_map, full + slot * 8, at + 64, 0);
+                }
+                if (++slot == t.stages) slot = 0, parity ^= 1;
+            }
+        }
+        __syncwarp();
+        cluster_sync();
+    } else if (warp / 4 < n_quads) {
+        const int strip = warp < t.strips ? warp : t.strips - 1;
+        float d[N / 2];
+        multiply<N>(d, smem, t, n, strip, lane,
+                    cluster_address(empty, n_sharers == 2 ? (uint32_t)lane % 2 : (uint32_t)rank), n_sharers);
+        cluster_sync(); /* nobody's stages are in use any more */
+        if (warp < t.strips) {
+            const int lot = warp % t.lots, up = warp / t.lots;
+#pragma unroll
+            for (int i = 0; i < EIGHTS; i++) {
+                const int u = lot * EIGHTS + i, number = u / t.n_parts;
+                const uint32_t owner = t.n_parts > 1 ? (uint32_t)(u - number * t.n_parts) : (uint32_t)rank;
+                cluster_store(cluster_address(share_at(smem, t.n_parts, two, number, up, part, lane), owner), d[4 * i],
+                              d[4 * i + 1], d[4 * i + 2], d[4 * i + 3]);
+            }
+        }
+    } else cluster_sync();
+    cluster_sync(); /* all shares are here */
+
+    pdl_wait();
+    for (int number = warp; number * t.n_parts + part < t.lots * EIGHTS; number += MULTIPLIERS + 1) {
+        const int u = number * t.n_parts + part, lot = first_lot + u / EIGHTS, first_token = u % EIGHTS * 8;
+        if (lot >= t.lots_all || first_token >= o.T) continue;
+        const float4 sum = add_shares(smem, t.n_parts, two, number, 0, lane);
+        store(o, lot, first_token, lane, sum, two == 2 ? add_shares(smem, t.n_parts, two, number, 1, lane) : sum);
+    }
+#endif
+}
+
+/* ---- launching --------------------------------------------------------------------------------------------------- */
+
+template <typename K, typename... A>
+static void launch_clusters(struct exec *e, K *kernel, int grid, int cluster, size_t smem, const A &...a) {
+    cudaLaunchAttribute attributes[2] = {};
+    attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[0].val.programmaticStreamSerializationAllowed = 1;
+    attributes[1].id = cudaLaunchAttributeClusterDimension;
+    attributes[1].val.clusterDim.x = cluster;
+    attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(grid);
+    config.blockDim = dim3(THREADS);
+    config.dynamicSmemBytes = smem;
+    config.stream = cuda_of(e)->stream;
+    config.attrs = attributes;
+    config.numAttrs = 2;
+    CUDA_TRY(e, cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                     cudaSharedmemCarveoutMaxShared));
+    CUDA_TRY(e, cudaLaunchKernelEx(&config, kernel, a...));
+}
+
+template <int N> static void launch(struct exec *e, const struct linear_args *a, struct tile t) {
+    const struct matrix *w = a->w;
+    const cuuint64_t halves = a->epilogue == EPILOGUE_SILU_MUL ? 2 : 1, strips = t.lots_all, n_k = t.n_k;
+    CUtensorMap x_map, w_map, scales_map, zeros_map;
+    const cuuint64_t x_dims[] = {(cuuint64_t)w->cols, (cuuint64_t)a->T}, x_strides[] = {(cuuint64_t)w->cols * 2};
+    const cuuint32_t x_box[] = {64, N}, box_strips = (cuuint32_t)t.lots;
+    const cuuint64_t w_dims[] = {256, n_k * 2, strips, halves}, w_strides[] = {512, n_k * 1024, strips * n_k * 1024};
+    const cuuint32_t w_box[] = {256, 2, box_strips, (cuuint32_t)halves};
+    const cuuint64_t s_dims[] = {16, n_k, strips, halves}, s_strides[] = {32, n_k * 32, strips * n_k * 32};
+    const cuuint64_t z_strides[] = {16, n_k * 16, strips * n_k * 16};
+    const cuuint32_t s_box[] = {16, 1, box_strips, (cuuint32_t)halves};
+    if (!tensor_map(e, &x_map, 2, 2, a->x, x_dims, x_strides, x_box) ||
+        !tensor_map(e, &w_map, 2, 4, w->data, w_dims, w_strides, w_box) ||
+        !tensor_map(e, &scales_map, 2, 4, w->scales, s_dims, s_strides, s_box) ||
+        !tensor_map(e, &zeros_map, 1, 4, w->zeros, s_dims, z_strides, s_box))
+        return;
+
+    const int x_bytes = N * GROUP * 2, barrier_bytes = 2 * MOST_STAGES * 8;
+    t.w_bytes = t.strips * 2 * AWQ_TILE_BYTES;
+    t.scales_bytes = div_up(t.strips * AWQ_SCALE_BYTES, 128) * 128; /* TMA writes to multiples of 128 bytes */
+    t.zeros_bytes = div_up(t.strips * AWQ_ZERO_BYTES, 128) * 128;
+    const int stage = x_bytes + t.w_bytes + t.scales_bytes + t.zeros_bytes, most = div_up(t.n_k, t.n_parts);
+    const int shares = div_up(t.lots * (N / 8), t.n_parts) * t.n_parts * (t.strips / t.lots) * SHARE_BYTES;
+    const int fit = (SMEM_BYTES - ALIGN - barrier_bytes) / stage, wanted = most < MOST_STAGES ? most : MOST_STAGES;
+    t.stages = fit < wanted ? fit : wanted;
+    t.w = t.stages * x_bytes;
+    t.scales = t.w + t.stages * t.w_bytes;
+    t.zeros = t.scales + t.stages * t.scales_bytes;
+    t.barriers = t.zeros + t.stages * t.zeros_bytes;
+    if (t.barriers < (uint32_t)shares) t.barriers = shares;
+
+    const int n_tiles = div_up(t.lots_all, t.lots), cluster = t.n_parts > 1 ? t.n_parts : 2;
+    const int grid = div_up(n_tiles * t.n_parts, cluster) * cluster;
+    const struct output o = {.y = a->y,
+                             .bias = (const __half *)a->bias,
+                             .epilogue = a->epilogue,
+                             .T = a->T,
+                             .rows = w->rows / (int)halves};
+    cuda_allow_smem(e, awq_mid<N>, SMEM_BYTES);
+    launch_clusters(e, awq_mid<N>, grid, cluster, SMEM_BYTES, x_map, w_map, scales_map, zeros_map, t, o);
+}
+
+static int room_of(struct exec *e, int n) {
+    static int room[9];
+    if (!room[n]) {
+        cudaLaunchAttribute attribute = {};
+        attribute.id = cudaLaunchAttributeClusterDimension;
+        attribute.val.clusterDim.x = n;
+        attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+        cudaLaunchConfig_t config = {};
+        config.gridDim = dim3(n);
+        config.blockDim = dim3(THREADS);
+        config.dynamicSmemBytes = SMEM_BYTES;
+        config.attrs = &attribute;
+        config.numAttrs = 1;
+        cuda_allow_smem(e, awq_mid<16>, SMEM_BYTES);
+        CUDA_TRY(e, cudaOccupancyMaxActiveClusters(&room[n], awq_mid<16>, &config));
+        fprintf(stderr, "clusters of %d: %d\n", n, room[n]);
+    }
+    return room[n];
+}
+
+/* The tiles for which the busiest block has the fewest bytes to load: weights, and x as if of 32 tokens, so that T has no
+ * say. A launch of more blocks than fit at a time costs as much as so many launches. */
+static bool choose(struct exec *e, struct tile *t, int two) {
+    enum { ROUND_BYTES = 150 << 10, PART_BYTES = 4 << 10 };
+    int best = INT32_MAX;
+    const char *force = getenv("AWQ_PARTS");
+    for (int parts = 1; parts <= MOST_PARTS && parts <= t->n_k; parts++) {
+        const int room = parts == 1 ? 2 * room_of(e, 2) : room_of(e, parts), groups = div_up(t->n_k, parts);
+        if (force && atoi(force) != parts) continue;
+        for (int rounds = 1; room && rounds <= 64; rounds++) {
+            const int lots = div_up(t->lots_all, room * rounds), strips = lots * two;
+            if (strips > MOST_STRIPS) continue;
+            const int cost = rounds * (groups * (strips * 1072 + 32 * GROUP * 2) + ROUND_BYTES) + parts * PART_BYTES;
+            if (cost >= best) break;
+            best = cost;
+            t->n_parts = parts;
+            t->lots = lots;
+            t->strips = strips;
+            break;
+        }
+    }
+    return best < INT32_MAX;
+}
+
+bool cuda__awq_mid(struct exec *e, const struct linear_args *a) {
+    const struct matrix *w = a->w;
+    const int two = a->epilogue == EPILOGUE_SILU_MUL ? 2 : 1;
+    struct tile t = {.lots_all = w->rows / AWQ_STRIP / two, .n_k = w->cols / GROUP};
+    const char *least = getenv("AWQ_MID");
+    if (a->T < (least ? atoi(least) : 9)) return false;
+    if (!cuda_of(e)->hopper || a->norm || a->T > MOST_TOKENS || w->rows % (two * AWQ_STRIP) || !choose(e, &t, two))
+        return false;
+    if (getenv("AWQ_SAY")) fprintf(stderr, "%d x %d: %d parts, %d strips\n", w->rows, w->cols, t.n_parts, t.strips);
+    if (a->T <= 8)
+        launch<8>(e, a, t);
+    else if (a->T <= 16)
+        launch<16>(e, a, t);
+    else if (a->T <= 32)
+        launch<32>(e, a, t);
+    else
+        launch<64>(e, a, t);
+    return true;
+}
