@@ -31,20 +31,17 @@ enum {
     THREADS = 32 * (MULTIPLIERS + 1),
     MOST_STRIPS = 4 * QUADS,
     MOST_PARTS = 8,
-    MOST_STAGES = 16,
     MOST_TOKENS = 64,
     SMEM_BYTES = 226 << 10,
     ALIGN = 1024, /* the swizzle of x repeats every kilobyte */
     SHARE_BYTES = 512, /* of a strip and eight tokens: what a warp holds */
 };
 
-/* A tile, and where its stages lie in shared memory: each part stage after stage. */
+/* A tile. */
 struct tile {
     int lots, lots_all; /* strips of y's rows that a tile has, and that there are; for SILU_MUL of gate */
     int strips;         /* lots, or twice as many: of weights */
     int n_parts, n_k;   /* parts of K; groups of 128 in all of K */
-    int stages;
-    uint32_t w, w_bytes, scales, scales_bytes, zeros, zeros_bytes, barriers;
 };
 
 struct output {
@@ -52,6 +49,25 @@ struct output {
     const __half *bias;
     enum epilogue epilogue;
     int T, rows; /* of y */
+};
+
+/* Shared memory: stages of x, weights, scales and zeros, room for MOST_STRIPS in each; barriers. Once a tile's products are
+ * done the shares lie where stages were. */
+template <int N> struct layout {
+    enum {
+        STAGES = N == 64 ? 5 : 6,
+        X_BYTES = N * GROUP * 2,
+        W = X_BYTES,
+        SCALES = W + MOST_STRIPS * 2 * AWQ_TILE_BYTES,
+        ZEROS = SCALES + MOST_STRIPS * AWQ_SCALE_BYTES,
+        STAGE = (ZEROS + MOST_STRIPS * AWQ_ZERO_BYTES + ALIGN - 1) / ALIGN * ALIGN,
+        FULL = STAGES * STAGE,
+        EMPTY = FULL + STAGES * 8,
+        DONE = EMPTY + STAGES * 8,
+        BYTES = DONE + 8,
+    };
+    static_assert((MOST_STRIPS + MOST_PARTS) * (N / 8) * SHARE_BYTES <= FULL, "shares fit where stages were");
+    static_assert(BYTES + ALIGN <= SMEM_BYTES, "fits");
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -94,6 +110,34 @@ __device__ static inline void wgmma_rs_f16(float (&d)[16], uint32_t a0, uint32_t
              "%16, %17, %18, %19", "%20", "%21", "%22", WGMMA_F8(d, 0), WGMMA_F8(d, 8));
 }
 
+__device__ static inline void wait_full(uint32_t barrier, uint32_t parity) {
+    asm volatile("{\n.reg .pred p;\n"
+                 "again: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
+                 "@!p bra.uni again;\n}" ::"r"(barrier), "r"(parity)
+                 : "memory");
+}
+
+/* A barrier of the cluster that orders no memory: what it tells is that reads are done, or barriers made (and fenced). With
+ * the usual release every thread would wait for its stores to reach the whole chip. */
+__device__ static inline void cluster_meet(void) {
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+}
+/* Stores 16 bytes to another block's shared memory, which count on its barrier. */
+__device__ static inline void cluster_store_async(uint32_t remote, uint32_t remote_barrier, float a, float b, float c,
+                                                  float d) {
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%2, %3, %4, %5}, [%1];" ::"r"(
+                     remote),
+                 "r"(remote_barrier), "f"(a), "f"(b), "f"(c), "f"(d)
+                 : "memory");
+}
+/* Waits for the first phase of a barrier that other blocks' stores count on. */
+__device__ static inline void mbarrier_wait_cluster(uint32_t barrier) {
+    asm volatile("{\n.reg .pred p;\n"
+                 "again: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%0], 0;\n"
+                 "@!p bra again;\n}" ::"r"(barrier)
+                 : "memory");
+}
+
 /* ---- a warpgroup's product --------------------------------------------------------------------------------------- */
 
 /* d = w x' over n stages from the first on. strip: the warp's in the tile; peer_empty: where, for lanes below n_sharers,
@@ -101,39 +145,50 @@ __device__ static inline void wgmma_rs_f16(float (&d)[16], uint32_t a0, uint32_t
  *
  * Two or four k16 steps are a set (as many as registers allow), and while the products of one set run, the fragments of
  * the next are made. */
-template <int N>
-__device__ static inline void multiply(float (&d)[N / 2], uint32_t smem, const struct tile &t, int n, int strip, int lane,
+template <int N, int MODE>
+__device__ static inline void multiply(float (&d)[N / 2], uint32_t smem, int n, int strip, int lane,
                                        uint32_t peer_empty, int n_sharers) {
-    enum { X_BYTES = N * GROUP * 2, STEPS = N == 64 ? 2 : 4, SETS = 8 / STEPS };
-    const uint32_t w = smem + t.w + strip * 2 * AWQ_TILE_BYTES + lane * 16;
-    const uint32_t scales = smem + t.scales + strip * AWQ_SCALE_BYTES + lane / 4 * 4;
-    const uint32_t zeros = smem + t.zeros + strip * AWQ_ZERO_BYTES + lane / 4 * 2;
-    const uint32_t full = smem + t.barriers;
-    int slot = 0, last = 0;
+    using L = layout<N>;
+    enum { STEPS = N == 64 ? 2 : 4, SETS = 8 / STEPS, STAGES = L::STAGES };
+    const uint32_t w = smem + L::W + strip * 2 * AWQ_TILE_BYTES + lane * 16;
+    const uint32_t scales = smem + L::SCALES + strip * AWQ_SCALE_BYTES + lane / 4 * 4;
+    const uint32_t zeros = smem + L::ZEROS + strip * AWQ_ZERO_BYTES + lane / 4 * 2;
+    const uint32_t full = smem + L::FULL;
+    const uint64_t x = wgmma_operand(smem, 0, 1024);
     uint32_t parity = 0;
     uint32_t a[2][STEPS][4]; /* fragments of two sets */
     uint32_t words[4];       /* of 64 inputs */
     struct awq_scale scale;
 
-    auto load_words = [&](int at, int half) {
-        const uint4 v = load_shared(w + at * t.w_bytes + half * AWQ_TILE_BYTES);
+    auto load_words = [&](uint32_t stage, int half) {
+        const uint4 v = load_shared(w + stage + half * AWQ_TILE_BYTES);
         words[0] = v.x, words[1] = v.y, words[2] = v.z, words[3] = v.w;
     };
-    auto load_scales = [&](int at) {
-        scale = awq_scale_of(load_shared_u32(scales + at * t.scales_bytes), load_shared_u16(zeros + at * t.zeros_bytes));
+    auto load_scales = [&](uint32_t stage) {
+        scale = awq_scale_of(load_shared_u32(scales + stage), load_shared_u16(zeros + stage));
     };
     auto make = [&](int set) {
 #pragma unroll
-        for (int i = 0; i < STEPS; i++) awq_dequantise(a[set % 2][i], words[(set * STEPS + i) % 4], scale);
+        for (int i = 0; i < STEPS; i++)
+            if (MODE & 1)
+                for (int j = 0; j < 4; j++) asm volatile("mov.b32 %0, %1;" : "=r"(a[set % 2][i][j]) : "r"(words[(set * STEPS + i) % 4]));
+            else
+                awq_dequantise(a[set % 2][i], words[(set * STEPS + i) % 4], scale);
     };
-    auto start = [&](int set, uint64_t x, int accumulate) {
+    auto start = [&](int set, uint32_t stage) {
+        if (MODE & 2) {
+            uint32_t v = 0;
+            for (int i = 0; i < STEPS; i++) v ^= a[set % 2][i][0] ^ a[set % 2][i][1] ^ a[set % 2][i][2] ^ a[set % 2][i][3];
+            d[0] += __uint_as_float(v);
+            return;
+        }
         wgmma_fence();
 #pragma unroll
         for (int i = 0; i < STEPS; i++) {
             const int step = set * STEPS + i;
             const uint32_t *f = a[set % 2][i];
-            wgmma_rs_f16(d, f[0], f[1], f[2], f[3], wgmma_advance(x, step / 4 * N * 128 + step % 4 * 32),
-                         step ? 1 : accumulate);
+            wgmma_rs_f16(d, f[0], f[1], f[2], f[3], wgmma_advance(x, stage + step / 4 * N * 128 + step % 4 * 32),
+                         1);
         }
         wgmma_commit();
     };
@@ -142,35 +197,35 @@ __device__ static inline void multiply(float (&d)[N / 2], uint32_t smem, const s
         wgmma_wait<1>();
         asm volatile("" : "+r"(words[0]), "+r"(words[1]), "+r"(words[2]), "+r"(words[3]));
     };
-    auto release = [&](int at) {
-        if (lane < n_sharers) cluster_arrive_at(peer_empty + at * 8);
-    };
-
-    mbarrier_wait(full, 0);
+#pragma unroll
+    for (int i = 0; i < N / 2; i++) d[i] = 0;
+    wait_full(full, 0);
     load_scales(0);
     load_words(0, 0);
     make(0);
-    for (int k = 0; k < n; k++) {
-        const uint64_t x = wgmma_operand(smem + slot * X_BYTES, 0, 1024);
-        const int next = slot + 1 == t.stages ? 0 : slot + 1;
-        const uint32_t next_parity = next ? parity : parity ^ 1;
+    /* The ring is unrolled: where a stage lies is then known to be the same in all lanes, which saves a quarter of all
+     * instructions. */
+    for (int k = 0; k < n; parity ^= 1) {
 #pragma unroll
-        for (int set = 0; set < SETS; set++) {
-            start(set, x, k);
-            if (set + 1 == SETS) {
-                if (k + 1 < n) {
-                    mbarrier_wait(full + next * 8, next_parity);
-                    load_scales(next);
-                    load_words(next, 0);
-                }
-            } else if ((set + 1) * STEPS == 4) load_words(slot, 1);
-            finish();
-            if (set == 0 && k) release(last);
-            make((set + 1) % SETS); /* after the last stage of no use, and no harm */
+        for (int slot = 0; slot < STAGES; slot++) {
+            const uint32_t stage = slot * L::STAGE, next = (slot + 1) % STAGES * L::STAGE;
+#pragma unroll
+            for (int set = 0; set < SETS; set++) {
+                start(set, stage);
+                if (set + 1 == SETS) {
+                    if (++k < n) {
+                        wait_full(full + (slot + 1) % STAGES * 8, slot + 1 == STAGES ? parity ^ 1 : parity);
+                        load_scales(next);
+                        load_words(next, 0);
+                    }
+                } else if ((set + 1) * STEPS == 4) load_words(stage, 1);
+                finish();
+                if (set == 0 && lane < n_sharers && (slot || k))
+                    cluster_arrive_at(peer_empty + (slot + STAGES - 1) % STAGES * 8);
+                make((set + 1) % SETS); /* after the last stage of no use, and no harm */
+            }
+            if (k == n) break;
         }
-        last = slot;
-        slot = next;
-        parity = next_parity;
     }
     wgmma_wait<0>();
     wgmma_settle(d);
@@ -222,13 +277,14 @@ __device__ static inline float4 add_shares(uint32_t smem, int n_parts, int two, 
 /* ---- the kernel -------------------------------------------------------------------------------------------------- */
 
 /* Grid: [tiles][parts], clusters of `parts`; where there is one part, of two tiles. */
-template <int N>
+template <int N, int MODE>
 __global__ static void __launch_bounds__(THREADS, 1)
     awq_mid(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map,
             const __grid_constant__ CUtensorMap scales_map, const __grid_constant__ CUtensorMap zeros_map,
             const struct tile t, const struct output o) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-    enum { X_BYTES = N * GROUP * 2, EIGHTS = N / 8 };
+    using L = layout<N>;
+    enum { EIGHTS = N / 8 };
     extern __shared__ char dynamic[];
     const uint32_t smem = (smem_address(dynamic) + ALIGN - 1) & ~(ALIGN - 1u);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, rank = (int)cluster_rank();
@@ -236,26 +292,28 @@ __global__ static void __launch_bounds__(THREADS, 1)
     const int first_lot = (int)blockIdx.x / t.n_parts * t.lots;
     const int k_begin = t.n_k * part / t.n_parts, n = t.n_k * (part + 1) / t.n_parts - k_begin;
     const int n_quads = (t.strips + 3) / 4, two = t.strips / t.lots;
-    const uint32_t full = smem + t.barriers, empty = full + MOST_STAGES * 8;
+    const uint32_t full = smem + L::FULL, empty = smem + L::EMPTY, done = smem + L::DONE;
 
     pdl_trigger();
     auto load_weights = [&](int slot, int k) {
-        mbarrier_expect(full + slot * 8, X_BYTES + t.strips * (2 * AWQ_TILE_BYTES + AWQ_SCALE_BYTES + AWQ_ZERO_BYTES));
-        tma_load_4d(smem + t.w + slot * t.w_bytes, &w_map, full + slot * 8, 0, 2 * k, first_lot, 0);
-        tma_load_4d(smem + t.scales + slot * t.scales_bytes, &scales_map, full + slot * 8, 0, k, first_lot, 0);
-        tma_load_4d(smem + t.zeros + slot * t.zeros_bytes, &zeros_map, full + slot * 8, 0, k, first_lot, 0);
+        mbarrier_expect(full + slot * 8, L::X_BYTES + t.strips * (2 * AWQ_TILE_BYTES + AWQ_SCALE_BYTES + AWQ_ZERO_BYTES));
+        tma_load_4d(smem + L::W + slot * L::STAGE, &w_map, full + slot * 8, 0, 2 * k, first_lot, 0);
+        tma_load_4d(smem + L::SCALES + slot * L::STAGE, &scales_map, full + slot * 8, 0, k, first_lot, 0);
+        tma_load_4d(smem + L::ZEROS + slot * L::STAGE, &zeros_map, full + slot * 8, 0, k, first_lot, 0);
     };
     if (threadIdx.x == 32 * MULTIPLIERS) {
-        for (int i = 0; i < t.stages; i++) {
+        for (int i = 0; i < L::STAGES; i++) {
             mbarrier_init(full + i * 8, 1);
             mbarrier_init(empty + i * 8, n_quads * 4 * n_sharers);
         }
+        mbarrier_init(done, 1);
+        mbarrier_expect(done, (t.lots * EIGHTS - part + t.n_parts - 1) / t.n_parts * two * t.n_parts * SHARE_BYTES);
         mbarrier_init_fence();
         fence_async();
-        for (int i = 0; i < t.stages && i < n; i++) load_weights(i, k_begin + i);
+        for (int i = 0; i < L::STAGES && i < n; i++) load_weights(i, k_begin + i);
     }
     __syncwarp();
-    cluster_sync(); /* barriers are ready before another block arrives at them */
+    cluster_meet(); /* barriers are ready before another block arrives at them */
 
     if (warp == MULTIPLIERS) {
         if (lane == 0) {
@@ -263,11 +321,11 @@ __global__ static void __launch_bounds__(THREADS, 1)
             int slot = 0;
             uint32_t parity = 1; /* of the wait for an empty stage: at first all are */
             for (int k = 0; k < n; k++) {
-                if (k >= t.stages) {
+                if (k >= L::STAGES) {
                     mbarrier_wait(empty + slot * 8, parity);
                     load_weights(slot, k_begin + k);
                 }
-                const uint32_t to = smem + slot * X_BYTES;
+                const uint32_t to = smem + slot * L::STAGE;
                 const int at = (k_begin + k) * GROUP;
                 if (n_sharers == 2) { /* half of it, for both */
                     tma_load_2d_multicast(to + rank * N * 128, &x_map, full + slot * 8, 3, at + rank * 64, 0);
@@ -275,29 +333,29 @@ __global__ static void __launch_bounds__(THREADS, 1)
                     tma_load_2d(to, &x_map, full + slot * 8, at, 0);
                     tma_load_2d(to + N * 128, &x_map, full + slot * 8, at + 64, 0);
                 }
-                if (++slot == t.stages) slot = 0, parity ^= 1;
+                if (++slot == L::STAGES) slot = 0, parity ^= 1;
             }
         }
         __syncwarp();
-        cluster_sync();
+        cluster_meet();
     } else if (warp / 4 < n_quads) {
         const int strip = warp < t.strips ? warp : t.strips - 1;
         float d[N / 2];
-        multiply<N>(d, smem, t, n, strip, lane,
+        multiply<N, MODE>(d, smem, n, strip, lane,
                     cluster_address(empty, n_sharers == 2 ? (uint32_t)lane % 2 : (uint32_t)rank), n_sharers);
-        cluster_sync(); /* nobody's stages are in use any more */
+        cluster_meet(); /* nobody's stages are in use any more */
         if (warp < t.strips) {
             const int lot = warp % t.lots, up = warp / t.lots;
 #pragma unroll
             for (int i = 0; i < EIGHTS; i++) {
                 const int u = lot * EIGHTS + i, number = u / t.n_parts;
                 const uint32_t owner = t.n_parts > 1 ? (uint32_t)(u - number * t.n_parts) : (uint32_t)rank;
-                cluster_store(cluster_address(share_at(smem, t.n_parts, two, number, up, part, lane), owner), d[4 * i],
-                              d[4 * i + 1], d[4 * i + 2], d[4 * i + 3]);
+                cluster_store_async(cluster_address(share_at(smem, t.n_parts, two, number, up, part, lane), owner),
+                                    cluster_address(done, owner), d[4 * i], d[4 * i + 1], d[4 * i + 2], d[4 * i + 3]);
             }
         }
-    } else cluster_sync();
-    cluster_sync(); /* all shares are here */
+    } else cluster_meet();
+    mbarrier_wait_cluster(done); /* all shares are here */
 
     pdl_wait();
     for (int number = warp; number * t.n_parts + part < t.lots * EIGHTS; number += MULTIPLIERS + 1) {
@@ -331,7 +389,7 @@ static void launch_clusters(struct exec *e, K *kernel, int grid, int cluster, si
     CUDA_TRY(e, cudaLaunchKernelEx(&config, kernel, a...));
 }
 
-template <int N> static void launch(struct exec *e, const struct linear_args *a, struct tile t) {
+template <int N, int MODE = 0> static void launch(struct exec *e, const struct linear_args *a, struct tile t) {
     const struct matrix *w = a->w;
     const cuuint64_t halves = a->epilogue == EPILOGUE_SILU_MUL ? 2 : 1, strips = t.lots_all, n_k = t.n_k;
     CUtensorMap x_map, w_map, scales_map, zeros_map;
@@ -348,20 +406,6 @@ template <int N> static void launch(struct exec *e, const struct linear_args *a,
         !tensor_map(e, &zeros_map, 1, 4, w->zeros, s_dims, z_strides, s_box))
         return;
 
-    const int x_bytes = N * GROUP * 2, barrier_bytes = 2 * MOST_STAGES * 8;
-    t.w_bytes = t.strips * 2 * AWQ_TILE_BYTES;
-    t.scales_bytes = div_up(t.strips * AWQ_SCALE_BYTES, 128) * 128; /* TMA writes to multiples of 128 bytes */
-    t.zeros_bytes = div_up(t.strips * AWQ_ZERO_BYTES, 128) * 128;
-    const int stage = x_bytes + t.w_bytes + t.scales_bytes + t.zeros_bytes, most = div_up(t.n_k, t.n_parts);
-    const int shares = div_up(t.lots * (N / 8), t.n_parts) * t.n_parts * (t.strips / t.lots) * SHARE_BYTES;
-    const int fit = (SMEM_BYTES - ALIGN - barrier_bytes) / stage, wanted = most < MOST_STAGES ? most : MOST_STAGES;
-    t.stages = fit < wanted ? fit : wanted;
-    t.w = t.stages * x_bytes;
-    t.scales = t.w + t.stages * t.w_bytes;
-    t.zeros = t.scales + t.stages * t.scales_bytes;
-    t.barriers = t.zeros + t.stages * t.zeros_bytes;
-    if (t.barriers < (uint32_t)shares) t.barriers = shares;
-
     const int n_tiles = div_up(t.lots_all, t.lots), cluster = t.n_parts > 1 ? t.n_parts : 2;
     const int grid = div_up(n_tiles * t.n_parts, cluster) * cluster;
     const struct output o = {.y = a->y,
@@ -369,8 +413,8 @@ template <int N> static void launch(struct exec *e, const struct linear_args *a,
                              .epilogue = a->epilogue,
                              .T = a->T,
                              .rows = w->rows / (int)halves};
-    cuda_allow_smem(e, awq_mid<N>, SMEM_BYTES);
-    launch_clusters(e, awq_mid<N>, grid, cluster, SMEM_BYTES, x_map, w_map, scales_map, zeros_map, t, o);
+    cuda_allow_smem(e, awq_mid<N, MODE>, SMEM_BYTES);
+    launch_clusters(e, awq_mid<N, MODE>, grid, cluster, SMEM_BYTES, x_map, w_map, scales_map, zeros_map, t, o);
 }
 
 static int room_of(struct exec *e, int n) {
@@ -386,8 +430,8 @@ static int room_of(struct exec *e, int n) {
         config.dynamicSmemBytes = SMEM_BYTES;
         config.attrs = &attribute;
         config.numAttrs = 1;
-        cuda_allow_smem(e, awq_mid<16>, SMEM_BYTES);
-        CUDA_TRY(e, cudaOccupancyMaxActiveClusters(&room[n], awq_mid<16>, &config));
+        cuda_allow_smem(e, (awq_mid<16, 0>), SMEM_BYTES);
+        CUDA_TRY(e, cudaOccupancyMaxActiveClusters(&room[n], (awq_mid<16, 0>), &config));
         fprintf(stderr, "clusters of %d: %d\n", n, room[n]);
     }
     return room[n];
@@ -426,6 +470,12 @@ bool cuda__awq_mid(struct exec *e, const struct linear_args *a) {
     if (!cuda_of(e)->hopper || a->norm || a->T > MOST_TOKENS || w->rows % (two * AWQ_STRIP) || !choose(e, &t, two))
         return false;
     if (getenv("AWQ_SAY")) fprintf(stderr, "%d x %d: %d parts, %d strips\n", w->rows, w->cols, t.n_parts, t.strips);
+    const int mode = getenv("AWQ_MODE") ? atoi(getenv("AWQ_MODE")) : 0;
+    if (mode) {
+        if (mode == 2) a->T > 16 ? launch<64, 2>(e, a, t) : launch<16, 2>(e, a, t);
+        if (mode == 3) a->T > 16 ? launch<64, 3>(e, a, t) : launch<16, 3>(e, a, t);
+        return true;
+    }
     if (a->T <= 8)
         launch<8>(e, a, t);
     else if (a->T <= 16)
