@@ -34,7 +34,6 @@ enum {
     MOST_TOKENS = 64,
     SMEM_BYTES = 226 << 10,
     ALIGN = 1024, /* the swizzle of x repeats every kilobyte */
-    SHARE_BYTES = 512, /* of a strip and eight tokens: what a warp holds */
 };
 
 /* A tile. */
@@ -42,13 +41,6 @@ struct tile {
     int lots, lots_all; /* strips of y's rows that a tile has, and that there are; for SILU_MUL of gate */
     int strips;         /* lots, or twice as many: of weights */
     int n_parts, n_k;   /* parts of K; groups of 128 in all of K */
-};
-
-struct output {
-    void *y;
-    const __half *bias;
-    enum epilogue epilogue;
-    int T, rows; /* of y */
 };
 
 /* Shared memory: stages of x, weights, scales and zeros, room for MOST_STRIPS in each; barriers. Once a tile's products are
@@ -66,7 +58,7 @@ template <int N> struct layout {
         DONE = EMPTY + STAGES * 8,
         BYTES = DONE + 8,
     };
-    static_assert((MOST_STRIPS + MOST_PARTS) * (N / 8) * SHARE_BYTES <= FULL, "shares fit where stages were");
+    static_assert((MOST_STRIPS + MOST_PARTS) * (N / 8) * AWQ_SHARE_BYTES <= FULL, "shares fit where stages were");
     static_assert(BYTES + ALIGN <= SMEM_BYTES, "fits");
 };
 
@@ -117,27 +109,6 @@ __device__ static inline void wait_full(uint32_t barrier, uint32_t parity) {
                  : "memory");
 }
 
-/* A barrier of the cluster that orders no memory: what it tells is that reads are done, or barriers made (and fenced). With
- * the usual release every thread would wait for its stores to reach the whole chip. */
-__device__ static inline void cluster_meet(void) {
-    asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
-}
-/* Stores 16 bytes to another block's shared memory, which count on its barrier. */
-__device__ static inline void cluster_store_async(uint32_t remote, uint32_t remote_barrier, float a, float b, float c,
-                                                  float d) {
-    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%2, %3, %4, %5}, [%1];" ::"r"(
-                     remote),
-                 "r"(remote_barrier), "f"(a), "f"(b), "f"(c), "f"(d)
-                 : "memory");
-}
-/* Waits for the first phase of a barrier that other blocks' stores count on. */
-__device__ static inline void mbarrier_wait_cluster(uint32_t barrier) {
-    asm volatile("{\n.reg .pred p;\n"
-                 "again: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%0], 0;\n"
-                 "@!p bra again;\n}" ::"r"(barrier)
-                 : "memory");
-}
-
 /* ---- a warpgroup's product --------------------------------------------------------------------------------------- */
 
 /* d = w x' over n stages from the first on. strip: the warp's in the tile; peer_empty: where, for lanes below n_sharers,
@@ -149,20 +120,25 @@ template <int N, int MODE>
 __device__ static inline void multiply(float (&d)[N / 2], uint32_t smem, int n, int strip, int lane,
                                        uint32_t peer_empty, int n_sharers) {
     using L = layout<N>;
-    enum { STEPS = N == 64 ? 2 : 4, SETS = 8 / STEPS, STAGES = L::STAGES };
+    enum { STEPS = MODE % 10, BUFS = MODE / 10, SETS = 8 / STEPS, STAGES = L::STAGES };
     const uint32_t w = smem + L::W + strip * 2 * AWQ_TILE_BYTES + lane * 16;
     const uint32_t scales = smem + L::SCALES + strip * AWQ_SCALE_BYTES + lane / 4 * 4;
     const uint32_t zeros = smem + L::ZEROS + strip * AWQ_ZERO_BYTES + lane / 4 * 2;
     const uint32_t full = smem + L::FULL;
     const uint64_t x = wgmma_operand(smem, 0, 1024);
     uint32_t parity = 0;
-    uint32_t a[2][STEPS][4]; /* fragments of two sets */
-    uint32_t words[4];       /* of 64 inputs */
+    uint32_t a[BUFS][STEPS][4]; /* fragments of two sets */
+    uint32_t words[STEPS > 4 ? STEPS : 4];
     struct awq_scale scale;
 
-    auto load_words = [&](uint32_t stage, int half) {
-        const uint4 v = load_shared(w + stage + half * AWQ_TILE_BYTES);
-        words[0] = v.x, words[1] = v.y, words[2] = v.z, words[3] = v.w;
+    auto load_words = [&](uint32_t stage, int set) {
+#pragma unroll
+        for (int i = 0; i < STEPS; i += 4) {
+            if (set * STEPS % 4) continue;
+            const uint4 v = load_shared(w + stage + (set * STEPS + i) / 4 * AWQ_TILE_BYTES);
+            uint32_t *to = &words[i];
+            to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
+        }
     };
     auto load_scales = [&](uint32_t stage) {
         scale = awq_scale_of(load_shared_u32(scales + stage), load_shared_u16(zeros + stage));
@@ -170,23 +146,14 @@ __device__ static inline void multiply(float (&d)[N / 2], uint32_t smem, int n, 
     auto make = [&](int set) {
 #pragma unroll
         for (int i = 0; i < STEPS; i++)
-            if (MODE & 1)
-                for (int j = 0; j < 4; j++) asm volatile("mov.b32 %0, %1;" : "=r"(a[set % 2][i][j]) : "r"(words[(set * STEPS + i) % 4]));
-            else
-                awq_dequantise(a[set % 2][i], words[(set * STEPS + i) % 4], scale);
+                awq_dequantise(a[set % BUFS][i], words[STEPS > 4 ? i : (set * STEPS + i) % 4], scale);
     };
     auto start = [&](int set, uint32_t stage) {
-        if (MODE & 2) {
-            uint32_t v = 0;
-            for (int i = 0; i < STEPS; i++) v ^= a[set % 2][i][0] ^ a[set % 2][i][1] ^ a[set % 2][i][2] ^ a[set % 2][i][3];
-            d[0] += __uint_as_float(v);
-            return;
-        }
         wgmma_fence();
 #pragma unroll
         for (int i = 0; i < STEPS; i++) {
             const int step = set * STEPS + i;
-            const uint32_t *f = a[set % 2][i];
+            const uint32_t *f = a[set % BUFS][i];
             wgmma_rs_f16(d, f[0], f[1], f[2], f[3], wgmma_advance(x, stage + step / 4 * N * 128 + step % 4 * 32),
                          1);
         }
@@ -194,8 +161,9 @@ __device__ static inline void multiply(float (&d)[N / 2], uint32_t smem, int n, 
     };
     /* The products before those started last are done, their registers are free: no fragment is made earlier. */
     auto finish = [&]() {
-        wgmma_wait<1>();
-        asm volatile("" : "+r"(words[0]), "+r"(words[1]), "+r"(words[2]), "+r"(words[3]));
+        wgmma_wait<BUFS - 1>();
+#pragma unroll
+        for (int i = 0; i < STEPS; i++) asm volatile("" : "+r"(words[i]));
     };
 #pragma unroll
     for (int i = 0; i < N / 2; i++) d[i] = 0;
@@ -218,10 +186,11 @@ __device__ static inline void multiply(float (&d)[N / 2], uint32_t smem, int n, 
                         load_scales(next);
                         load_words(next, 0);
                     }
-                } else if ((set + 1) * STEPS == 4) load_words(stage, 1);
+                } else load_words(stage, set + 1);
                 finish();
-                if (set == 0 && lane < n_sharers && (slot || k))
+                if (BUFS == 2 && set == 0 && lane < n_sharers && (slot || k))
                     cluster_arrive_at(peer_empty + (slot + STAGES - 1) % STAGES * 8);
+                if (BUFS == 1 && set + 1 == SETS && lane < n_sharers) cluster_arrive_at(peer_empty + slot * 8);
                 make((set + 1) % SETS); /* after the last stage of no use, and no harm */
             }
             if (k == n) break;
@@ -229,47 +198,6 @@ __device__ static inline void multiply(float (&d)[N / 2], uint32_t smem, int n, 
     }
     wgmma_wait<0>();
     wgmma_settle(d);
-}
-
-/* ---- shares and their sum ---------------------------------------------------------------------------------------- */
-
-/* A share is what one block has of a lot's eight tokens: [gate, up][part of K][32 lanes] float4. Share u is finished by
- * block u modulo parts, in whose shared memory it lies as number u / parts. */
-__device__ static inline uint32_t share_at(uint32_t smem, int n_parts, int two, int number, int up, int part, int lane) {
-    return smem + ((number * two + up) * n_parts + part) * SHARE_BYTES + lane * 16;
-}
-
-/* y from four sums of a lane as the products leave them: with g = lane / 4, j = lane % 4, elements 0 and 1 are row g of the
- * lot and tokens 2j, 2j + 1 of the eight; 2 and 3 row g + 8. */
-__device__ static inline void store(const struct output &o, int lot, int first_token, int lane, float4 sum, float4 up) {
-    const float s[4] = {sum.x, sum.y, sum.z, sum.w}, u[4] = {up.x, up.y, up.z, up.w};
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const int t = first_token + lane % 4 * 2 + i % 2, row = lot * AWQ_STRIP + lane / 4 + i / 2 * 8;
-        if (t >= o.T) continue;
-        const size_t at = (size_t)t * o.rows + row;
-        __half *y = (__half *)o.y + at;
-        if (o.epilogue == EPILOGUE_SILU_MUL) {
-            const float gate = round_to<__half>(s[i]), act = round_to<__half>(gate / (1.0f + __expf(-gate)));
-            *y = to_act<__half>(act * round_to<__half>(u[i]));
-        } else if (o.epilogue == EPILOGUE_F32) {
-            ((float *)o.y)[at] = s[i];
-        } else if (o.epilogue == EPILOGUE_ADD) {
-            *y = to_act<__half>(to_float(*y) + round_to<__half>(s[i]));
-        } else {
-            *y = to_act<__half>(o.bias ? s[i] + to_float(o.bias[row]) : s[i]);
-        }
-    }
-}
-
-__device__ static inline float4 add_shares(uint32_t smem, int n_parts, int two, int number, int up, int lane) {
-    float4 sum = {};
-    for (int part = 0; part < n_parts; part++) {
-        const uint4 v = load_shared(share_at(smem, n_parts, two, number, up, part, lane));
-        sum.x += __uint_as_float(v.x), sum.y += __uint_as_float(v.y);
-        sum.z += __uint_as_float(v.z), sum.w += __uint_as_float(v.w);
-    }
-    return sum;
 }
 
 #endif
@@ -281,7 +209,7 @@ template <int N, int MODE>
 __global__ static void __launch_bounds__(THREADS, 1)
     awq_mid(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map,
             const __grid_constant__ CUtensorMap scales_map, const __grid_constant__ CUtensorMap zeros_map,
-            const struct tile t, const struct output o) {
+            const struct tile t, const struct awq_output o) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     using L = layout<N>;
     enum { EIGHTS = N / 8 };
@@ -292,7 +220,15 @@ __global__ static void __launch_bounds__(THREADS, 1)
     const int first_lot = (int)blockIdx.x / t.n_parts * t.lots;
     const int k_begin = t.n_k * part / t.n_parts, n = t.n_k * (part + 1) / t.n_parts - k_begin;
     const int n_quads = (t.strips + 3) / 4, two = t.strips / t.lots;
-    const uint32_t full = smem + L::FULL, empty = smem + L::EMPTY, done = smem + L::DONE;
+    const uint32_t full = smem + L::FULL, empty = smem + L::EMPTY;
+
+    const struct awq_cluster cluster = {.shares = smem,
+                                        .done = smem + L::DONE,
+                                        .n_parts = t.n_parts,
+                                        .part = part,
+                                        .rank = rank,
+                                        .two = two,
+                                        .n_items = t.lots * EIGHTS};
 
     pdl_trigger();
     auto load_weights = [&](int slot, int k) {
@@ -306,8 +242,7 @@ __global__ static void __launch_bounds__(THREADS, 1)
             mbarrier_init(full + i * 8, 1);
             mbarrier_init(empty + i * 8, n_quads * 4 * n_sharers);
         }
-        mbarrier_init(done, 1);
-        mbarrier_expect(done, (t.lots * EIGHTS - part + t.n_parts - 1) / t.n_parts * two * t.n_parts * SHARE_BYTES);
+        awq_cluster_init(cluster);
         mbarrier_init_fence();
         fence_async();
         for (int i = 0; i < L::STAGES && i < n; i++) load_weights(i, k_begin + i);
@@ -347,49 +282,18 @@ __global__ static void __launch_bounds__(THREADS, 1)
         if (warp < t.strips) {
             const int lot = warp % t.lots, up = warp / t.lots;
 #pragma unroll
-            for (int i = 0; i < EIGHTS; i++) {
-                const int u = lot * EIGHTS + i, number = u / t.n_parts;
-                const uint32_t owner = t.n_parts > 1 ? (uint32_t)(u - number * t.n_parts) : (uint32_t)rank;
-                cluster_store_async(cluster_address(share_at(smem, t.n_parts, two, number, up, part, lane), owner),
-                                    cluster_address(done, owner), d[4 * i], d[4 * i + 1], d[4 * i + 2], d[4 * i + 3]);
-            }
+            for (int i = 0; i < EIGHTS; i++)
+                awq_give(cluster, lot * EIGHTS + i, up, lane, make_float4(d[4 * i], d[4 * i + 1], d[4 * i + 2], d[4 * i + 3]));
         }
     } else cluster_meet();
-    mbarrier_wait_cluster(done); /* all shares are here */
-
     pdl_wait();
-    for (int number = warp; number * t.n_parts + part < t.lots * EIGHTS; number += MULTIPLIERS + 1) {
-        const int u = number * t.n_parts + part, lot = first_lot + u / EIGHTS, first_token = u % EIGHTS * 8;
-        if (lot >= t.lots_all || first_token >= o.T) continue;
-        const float4 sum = add_shares(smem, t.n_parts, two, number, 0, lane);
-        store(o, lot, first_token, lane, sum, two == 2 ? add_shares(smem, t.n_parts, two, number, 1, lane) : sum);
-    }
+    awq_fold(cluster, o, first_lot, t.lots_all, EIGHTS, warp, MULTIPLIERS + 1, lane);
 #endif
 }
 
 /* ---- launching --------------------------------------------------------------------------------------------------- */
 
-template <typename K, typename... A>
-static void launch_clusters(struct exec *e, K *kernel, int grid, int cluster, size_t smem, const A &...a) {
-    cudaLaunchAttribute attributes[2] = {};
-    attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[0].val.programmaticStreamSerializationAllowed = 1;
-    attributes[1].id = cudaLaunchAttributeClusterDimension;
-    attributes[1].val.clusterDim.x = cluster;
-    attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3(grid);
-    config.blockDim = dim3(THREADS);
-    config.dynamicSmemBytes = smem;
-    config.stream = cuda_of(e)->stream;
-    config.attrs = attributes;
-    config.numAttrs = 2;
-    CUDA_TRY(e, cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                     cudaSharedmemCarveoutMaxShared));
-    CUDA_TRY(e, cudaLaunchKernelEx(&config, kernel, a...));
-}
-
-template <int N, int MODE = 0> static void launch(struct exec *e, const struct linear_args *a, struct tile t) {
+template <int N, int MODE = N == 64 ? 22 : 24> static void launch(struct exec *e, const struct linear_args *a, struct tile t) {
     const struct matrix *w = a->w;
     const cuuint64_t halves = a->epilogue == EPILOGUE_SILU_MUL ? 2 : 1, strips = t.lots_all, n_k = t.n_k;
     CUtensorMap x_map, w_map, scales_map, zeros_map;
@@ -408,33 +312,13 @@ template <int N, int MODE = 0> static void launch(struct exec *e, const struct l
 
     const int n_tiles = div_up(t.lots_all, t.lots), cluster = t.n_parts > 1 ? t.n_parts : 2;
     const int grid = div_up(n_tiles * t.n_parts, cluster) * cluster;
-    const struct output o = {.y = a->y,
+    const struct awq_output o = {.y = a->y,
                              .bias = (const __half *)a->bias,
                              .epilogue = a->epilogue,
                              .T = a->T,
                              .rows = w->rows / (int)halves};
-    cuda_allow_smem(e, awq_mid<N, MODE>, SMEM_BYTES);
-    launch_clusters(e, awq_mid<N, MODE>, grid, cluster, SMEM_BYTES, x_map, w_map, scales_map, zeros_map, t, o);
-}
-
-static int room_of(struct exec *e, int n) {
-    static int room[9];
-    if (!room[n]) {
-        cudaLaunchAttribute attribute = {};
-        attribute.id = cudaLaunchAttributeClusterDimension;
-        attribute.val.clusterDim.x = n;
-        attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
-        cudaLaunchConfig_t config = {};
-        config.gridDim = dim3(n);
-        config.blockDim = dim3(THREADS);
-        config.dynamicSmemBytes = SMEM_BYTES;
-        config.attrs = &attribute;
-        config.numAttrs = 1;
-        cuda_allow_smem(e, (awq_mid<16, 0>), SMEM_BYTES);
-        CUDA_TRY(e, cudaOccupancyMaxActiveClusters(&room[n], (awq_mid<16, 0>), &config));
-        fprintf(stderr, "clusters of %d: %d\n", n, room[n]);
-    }
-    return room[n];
+    cuda_allow_smem(e, (awq_mid<N, MODE>), SMEM_BYTES);
+    cuda_launch_clusters(e, (awq_mid<N, MODE>), grid, cluster, THREADS, SMEM_BYTES, x_map, w_map, scales_map, zeros_map, t, o);
 }
 
 /* The tiles for which the busiest block has the fewest bytes to load: weights, and x as if of 32 tokens, so that T has no
@@ -444,7 +328,7 @@ static bool choose(struct exec *e, struct tile *t, int two) {
     int best = INT32_MAX;
     const char *force = getenv("AWQ_PARTS");
     for (int parts = 1; parts <= MOST_PARTS && parts <= t->n_k; parts++) {
-        const int room = parts == 1 ? 2 * room_of(e, 2) : room_of(e, parts), groups = div_up(t->n_k, parts);
+        const int room = parts == 1 ? 2 * cuda_clusters(e, 2) : cuda_clusters(e, parts), groups = div_up(t->n_k, parts);
         if (force && atoi(force) != parts) continue;
         for (int rounds = 1; room && rounds <= 64; rounds++) {
             const int lots = div_up(t->lots_all, room * rounds), strips = lots * two;
@@ -466,14 +350,15 @@ bool cuda__awq_mid(struct exec *e, const struct linear_args *a) {
     const int two = a->epilogue == EPILOGUE_SILU_MUL ? 2 : 1;
     struct tile t = {.lots_all = w->rows / AWQ_STRIP / two, .n_k = w->cols / GROUP};
     const char *least = getenv("AWQ_MID");
-    if (a->T < (least ? atoi(least) : 9)) return false;
+    if (a->T < (least ? atoi(least) : 17)) return false;
     if (!cuda_of(e)->hopper || a->norm || a->T > MOST_TOKENS || w->rows % (two * AWQ_STRIP) || !choose(e, &t, two))
         return false;
     if (getenv("AWQ_SAY")) fprintf(stderr, "%d x %d: %d parts, %d strips\n", w->rows, w->cols, t.n_parts, t.strips);
     const int mode = getenv("AWQ_MODE") ? atoi(getenv("AWQ_MODE")) : 0;
     if (mode) {
-        if (mode == 2) a->T > 16 ? launch<64, 2>(e, a, t) : launch<16, 2>(e, a, t);
-        if (mode == 3) a->T > 16 ? launch<64, 3>(e, a, t) : launch<16, 3>(e, a, t);
+        if (mode == 14) a->T > 32 ? launch<64, 14>(e, a, t) : a->T > 16 ? launch<32, 14>(e, a, t) : launch<16, 14>(e, a, t);
+        if (mode == 18) a->T > 32 ? launch<64, 18>(e, a, t) : a->T > 16 ? launch<32, 18>(e, a, t) : launch<16, 18>(e, a, t);
+        if (mode == 22) a->T > 32 ? launch<64, 22>(e, a, t) : a->T > 16 ? launch<32, 22>(e, a, t) : launch<16, 22>(e, a, t);
         return true;
     }
     if (a->T <= 8)
