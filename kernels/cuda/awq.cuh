@@ -31,46 +31,6 @@ enum {
     AWQ_ZERO_BYTES = 16,
 };
 
-/* TEMP */
-template <typename K, typename... A>
-static void cuda_launch_clusters(struct exec *e, K *kernel, int grid, int cluster, int threads, size_t smem, const A &...a) {
-    cudaLaunchAttribute attributes[2] = {};
-    attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[0].val.programmaticStreamSerializationAllowed = 1;
-    attributes[1].id = cudaLaunchAttributeClusterDimension;
-    attributes[1].val.clusterDim.x = cluster;
-    attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3(grid);
-    config.blockDim = dim3(threads);
-    config.dynamicSmemBytes = smem;
-    config.stream = cuda_of(e)->stream;
-    config.attrs = attributes;
-    config.numAttrs = cluster > 1 ? 2 : 1;
-    CUDA_TRY(e, cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                     cudaSharedmemCarveoutMaxShared));
-    CUDA_TRY(e, cudaLaunchKernelEx(&config, kernel, a...));
-}
-__global__ static void clusters_probe(void) {}
-static inline int cuda_clusters(struct exec *e, int n) {
-    static int room[9];
-    if (!room[n]) {
-        cudaLaunchAttribute attribute = {};
-        attribute.id = cudaLaunchAttributeClusterDimension;
-        attribute.val.clusterDim.x = n;
-        attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
-        cudaLaunchConfig_t config = {};
-        config.gridDim = dim3(n);
-        config.blockDim = dim3(512);
-        config.dynamicSmemBytes = 226 << 10;
-        config.attrs = &attribute;
-        config.numAttrs = 1;
-        cuda_allow_smem(e, clusters_probe, 226 << 10);
-        CUDA_TRY(e, cudaOccupancyMaxActiveClusters(&room[n], clusters_probe, &config));
-    }
-    return room[n];
-}
-
 #ifdef __CUDACC__
 
 /* What a lane needs of one strip and group, each value twice. */

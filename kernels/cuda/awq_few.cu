@@ -8,13 +8,14 @@
  *
  * Work. A block, one an SM, has some strips of 16 rows (for SILU_MUL pairs of them: gate and up), over all of K. Their
  * units, a strip's 128 inputs (1 KB) each, are numbered strip by strip and divided evenly among the block's warps. Each
- * warp has a ring of DEPTH units in shared memory, filled by cp.async; x lies beside it, all of it. No sum crosses a
- * block: waiting for other blocks would cost more than the unevenness of whole strips does (5120 rows on 132 SMs: 3
- * strips where 2.4 would be even, 0.7 us of 3.6).
+ * warp has a ring of DEPTH units in shared memory, filled by cp.async; x lies beside it, all of it. Where x of eight tokens
+ * would not fit, a cluster of blocks has the strips, each of them a part of K. No sum crosses a cluster: waiting for
+ * other blocks would cost more than the unevenness of whole strips does (5120 rows on 132 SMs: 3 strips where 2.4 would be
+ * even, 0.7 us of 3.6).
  *
  * Sums. A warp adds a strip's units in order of k, even and odd 16s of inputs apart, and leaves its piece in shared
- * memory; after a barrier the pieces of each strip are added in order of k. So the order of every sum depends on
- * (rows, K) and the number of SMs alone.
+ * memory; after a barrier the pieces of each strip are added in order of k, and the cluster's shares in order of the parts.
+ * So the order of every sum depends on (rows, K) and the chip alone.
  *
  * PDL. A block fills its rings before it waits for x, so it had better be on its SM early; but where two blocks of such
  * kernels fit on an SM, now and then both are of one kernel, and another SM has none (measured: 112 us for the linears
@@ -24,15 +25,11 @@
  * ldmatrix, about 30 others. */
 #include "kernels/cuda/awq.cuh"
 #include "kernels/cuda/norm.cuh"
-#include <stdio.h>
-#include <stdlib.h>
 
 enum {
     WARPS = 16,
     THREADS = 32 * WARPS,
-    TOKENS = 16,
-    NORM_TOKENS = 8, /* of the norm within, for which every block reads all of x */
-    MOST_PARTS = 8,
+    TOKENS = 8,
     STAGE_DATA = 2 * AWQ_TILE_BYTES,
     STAGE_ZEROS = STAGE_DATA + AWQ_SCALE_BYTES,
     STAGE_BYTES = STAGE_ZEROS + AWQ_ZERO_BYTES + 16, /* a multiple of 64 */
@@ -114,24 +111,16 @@ __device__ static inline void load_unit(struct loader &l, const struct few &a, c
     copies_commit();
 }
 
-/* x of the block's groups, normalised if there is a norm, by all threads: row t at t * stride bytes. Without a norm it is
- * there when this thread's copies are. */
+/* x of the block's groups, normalised if there is a norm, by all threads: row t at t * stride bytes. */
 __device__ static inline void load_x(char *to, int stride, const struct few &a, const struct work &w, const float *scales) {
-    const int per_row = w.n_groups * (GROUP_BYTES / 16);
     const __half *x = a.x + w.first_group * AWQ_GROUP;
-    if (!a.norm) {
-        for (int i = threadIdx.x; i < a.out.T * per_row; i += THREADS) {
-            const int t = i / per_row, c = i - t * per_row;
-            copy_16(shared_address(to) + t * stride + c * 16, (const uint4 *)(x + (size_t)t * a.K) + c);
-        }
-        return;
-    }
-    for (int c = threadIdx.x; c < per_row; c += THREADS) {
-        const uint4 norm = __ldg((const uint4 *)(a.norm + w.first_group * AWQ_GROUP) + c);
+    for (int c = threadIdx.x; c < w.n_groups * (GROUP_BYTES / 16); c += THREADS) {
+        uint4 norm = {};
+        if (a.norm) norm = __ldg((const uint4 *)(a.norm + w.first_group * AWQ_GROUP) + c);
 #pragma unroll 4
         for (int t = 0; t < a.out.T; t++) {
             const uint4 v = __ldcg((const uint4 *)(x + (size_t)t * a.K) + c);
-            *(uint4 *)(to + t * stride + c * 16) = norm_apply<__half>(v, norm, scales[t]);
+            *(uint4 *)(to + t * stride + c * 16) = a.norm ? norm_apply<__half>(v, norm, scales[t]) : v;
         }
     }
 }
@@ -152,23 +141,18 @@ __device__ static inline void multiply(float d[4], const uint32_t a[4], uint32_t
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/* sums [eight tokens][even or odd 16s][4] += a unit times x; x is what this lane gives ldmatrix at the unit's first input. */
-template <int EIGHTS>
-__device__ static inline void multiply_unit(float sums[EIGHTS][2][4], const uint4 low, const uint4 high,
-                                            const struct awq_scale &scale, const uint32_t x[EIGHTS], int at) {
+/* sums [even or odd 16s][4] += a unit times x; x is what this lane gives ldmatrix at the unit's first input. */
+__device__ static inline void multiply_unit(float sums[2][4], const uint4 low, const uint4 high,
+                                            const struct awq_scale &scale, uint32_t x) {
     const uint32_t words[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 #pragma unroll
     for (int k = 0; k < 8; k += 2) { /* of 16 inputs */
-        uint32_t b[EIGHTS][4], f[2][4];
-#pragma unroll
-        for (int i = 0; i < EIGHTS; i++) load_matrices(b[i], x[i] + at + k * 32);
+        uint32_t b[4], f[2][4];
+        load_matrices(b, x + k * 32);
         awq_dequantise(f[0], words[k], scale);
         awq_dequantise(f[1], words[k + 1], scale);
-#pragma unroll
-        for (int i = 0; i < EIGHTS; i++) {
-            multiply(sums[i][0], f[0], b[i][0], b[i][1]);
-            multiply(sums[i][1], f[1], b[i][2], b[i][3]);
-        }
+        multiply(sums[0], f[0], b[0], b[1]);
+        multiply(sums[1], f[1], b[2], b[3]);
     }
 }
 
@@ -177,14 +161,13 @@ __device__ static inline void multiply_unit(float sums[EIGHTS][2][4], const uint
 
 /* The sum over the warps that have units of a strip, in order of k. Warp w's piece of strip `local` is number local +
  * w: along a block's units one of the two grows at a time, so no two share a number. */
-template <int EIGHTS>
-__device__ static inline float4 add_pieces(const float4 *pieces, int local, int eight, int n_units, int n_groups, int lane) {
+__device__ static inline float4 add_pieces(const float4 *pieces, int local, int n_units, int n_groups, int lane) {
     const int begin = local * n_groups, end = begin + n_groups;
     int w = (int)((unsigned)begin * WARPS / (unsigned)n_units);
     while (n_units * (w + 1) / WARPS <= begin) w++;
-    float4 sum = pieces[((local + w) * EIGHTS + eight) * 32 + lane];
+    float4 sum = pieces[(local + w) * 32 + lane];
     for (w++; w < WARPS && n_units * w / WARPS < end; w++) {
-        const float4 p = pieces[((local + w) * EIGHTS + eight) * 32 + lane];
+        const float4 p = pieces[(local + w) * 32 + lane];
         sum.x += p.x, sum.y += p.y, sum.z += p.z, sum.w += p.w;
     }
     return sum;
@@ -193,11 +176,11 @@ __device__ static inline float4 add_pieces(const float4 *pieces, int local, int 
 /* ---- the kernel
  * ------------------------------------------------------------------------------------------------------ */
 
-/* Grid: [teams][parts]. Dynamic shared memory: rings [WARPS][DEPTH][STAGE_BYTES], pieces [strips + WARPS][EIGHTS][32]
- * float4, x [T][stride]; the shares of the cluster's other blocks lie where rings were. */
-template <int EIGHTS, int DEPTH> __global__ static void __launch_bounds__(THREADS, 1) awq_few(const struct few a) {
+/* Grid: [teams][parts]. Dynamic shared memory: rings [WARPS][DEPTH][STAGE_BYTES], pieces [strips + WARPS][32] float4, x
+ * [T][stride]; the shares of the cluster's other blocks lie where rings were. */
+template <int DEPTH> __global__ static void __launch_bounds__(THREADS, 1) awq_few(const struct few a) {
     extern __shared__ __align__(128) char shared[];
-    __shared__ float norm_sums[NORM_TOKENS * NORM_WARPS], norm_of[NORM_TOKENS];
+    __shared__ float norm_sums[TOKENS * NORM_WARPS], norm_of[TOKENS];
     __shared__ uint64_t done;
     pdl_trigger();
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -211,7 +194,7 @@ template <int EIGHTS, int DEPTH> __global__ static void __launch_bounds__(THREAD
     const int begin = n_units * warp / WARPS, end = n_units * (warp + 1) / WARPS;
     char *const ring = shared + warp * DEPTH * STAGE_BYTES;
     float4 *const pieces = (float4 *)(shared + WARPS * DEPTH * STAGE_BYTES);
-    char *const x = (char *)(pieces + (n_local + WARPS) * EIGHTS * 32);
+    char *const x = (char *)(pieces + (n_local + WARPS) * 32);
     const int x_stride = (a.n_groups + a.n_parts - 1) / a.n_parts * GROUP_BYTES + X_PAD;
 
     struct loader loader = {
@@ -226,21 +209,17 @@ template <int EIGHTS, int DEPTH> __global__ static void __launch_bounds__(THREAD
                                         .part = part,
                                         .rank = part,
                                         .two = a.two,
-                                        .n_items = w.n_lots * EIGHTS};
+                                        .n_items = w.n_lots};
     if (a.n_parts > 1 && threadIdx.x == 0) awq_cluster_init(cluster);
 #endif
     pdl_wait();
     if (a.norm) norm_scales<__half, THREADS>(norm_of, norm_sums, a.x, a.out.T, a.K, a.eps);
     load_x(x, x_stride, a, w, norm_of);
-    copies_commit();
-    copies_wait<0>();
     __syncthreads(); /* x is there */
-    uint32_t x_lane[EIGHTS]; /* tokens that do not exist are the last one again: what they give is not stored */
-#pragma unroll
-    for (int i = 0; i < EIGHTS; i++)
-        x_lane[i] = shared_address(x) + min(8 * i + lane % 8, a.out.T - 1) * x_stride + lane / 8 * 16;
+    /* Tokens that do not exist are the last one again: what they give is not stored. */
+    const uint32_t x_lane = shared_address(x) + min(lane % 8, a.out.T - 1) * x_stride + lane / 8 * 16;
 
-    float sums[EIGHTS][2][4] = {};
+    float sums[2][4] = {};
     int local = begin / w.n_groups, group = begin % w.n_groups, at = 0;
     for (int unit = begin; unit < end; unit++) {
         copies_wait<DEPTH - 1>();
@@ -253,16 +232,12 @@ template <int EIGHTS, int DEPTH> __global__ static void __launch_bounds__(THREAD
         __syncwarp(); /* all lanes have read */
         load_unit<DEPTH>(loader, a, w, lane);
         at = at == (DEPTH - 1) * STAGE_BYTES ? 0 : at + STAGE_BYTES;
-        multiply_unit<EIGHTS>(sums, low, high, scale, x_lane, group * GROUP_BYTES);
+        multiply_unit(sums, low, high, scale, x_lane + group * GROUP_BYTES);
         if (++group < w.n_groups && unit + 1 < end) continue;
+        pieces[(local + warp) * 32 + lane] = make_float4(sums[0][0] + sums[1][0], sums[0][1] + sums[1][1],
+                                                         sums[0][2] + sums[1][2], sums[0][3] + sums[1][3]);
 #pragma unroll
-        for (int i = 0; i < EIGHTS; i++) {
-            const float(&s)[2][4] = sums[i];
-            pieces[((local + warp) * EIGHTS + i) * 32 + lane] =
-                make_float4(s[0][0] + s[1][0], s[0][1] + s[1][1], s[0][2] + s[1][2], s[0][3] + s[1][3]);
-        }
-#pragma unroll
-        for (int i = 0; i < 8 * EIGHTS; i++) (&sums[0][0][0])[i] = 0;
+        for (int i = 0; i < 4; i++) sums[0][i] = sums[1][i] = 0;
         group = 0;
         local++;
     }
@@ -270,87 +245,61 @@ template <int EIGHTS, int DEPTH> __global__ static void __launch_bounds__(THREAD
 #if __CUDA_ARCH__ >= 900
     if (a.n_parts > 1) cluster_meet(); /* nobody's ring is in use any more */
 #endif
-    for (int item = warp; item < w.n_lots * EIGHTS; item += WARPS) {
-        const int own = item / EIGHTS, eight = item % EIGHTS;
-        const float4 sum = add_pieces<EIGHTS>(pieces, a.two * own, eight, n_units, w.n_groups, lane);
-        float4 up = sum;
-        if (a.two == 2) up = add_pieces<EIGHTS>(pieces, 2 * own + 1, eight, n_units, w.n_groups, lane);
+    for (int own = warp; own < w.n_lots; own += WARPS) {
+        const float4 sum = add_pieces(pieces, a.two * own, n_units, w.n_groups, lane);
+        const float4 up = a.two == 2 ? add_pieces(pieces, 2 * own + 1, n_units, w.n_groups, lane) : sum;
         if (a.n_parts == 1) {
-            awq_store(a.out, w.first_lot + own, eight * 8, lane, sum, up);
+            awq_store(a.out, w.first_lot + own, 0, lane, sum, up);
             continue;
         }
 #if __CUDA_ARCH__ >= 900
-        awq_give(cluster, item, 0, lane, sum);
-        if (a.two == 2) awq_give(cluster, item, 1, lane, up);
+        awq_give(cluster, own, 0, lane, sum);
+        if (a.two == 2) awq_give(cluster, own, 1, lane, up);
 #endif
     }
 #if __CUDA_ARCH__ >= 900
-    if (a.n_parts > 1) awq_fold(cluster, a.out, w.first_lot, a.n_lots, EIGHTS, warp, WARPS, lane);
+    if (a.n_parts > 1) awq_fold(cluster, a.out, w.first_lot, a.n_lots, 1, warp, WARPS, lane);
 #endif
 }
 
 /* ---- launching
  * ------------------------------------------------------------------------------------------------------- */
 
-/* Teams of `parts` blocks that can run side by side, one block an SM. */
-static int teams_of(struct exec *e, int parts) {
-    struct cuda_state *s = cuda_of(e);
-    return parts == 1 ? s->n_sms : cuda_clusters(e, parts);
-}
-
-/* Shared memory that a block takes with rings of so many units. */
+/* Shared memory that a block takes for T tokens with rings of so many units. */
 static size_t bytes_of(const struct few *a, int n_teams, int depth, int T) {
-    const int n_local = div_up(a->n_lots, n_teams) * a->two, eights = T > 8 ? 2 : 1;
-    return (size_t)WARPS * depth * STAGE_BYTES + (size_t)(n_local + WARPS) * eights * AWQ_SHARE_BYTES +
+    const int n_local = div_up(a->n_lots, n_teams) * a->two;
+    return (size_t)WARPS * depth * STAGE_BYTES + (size_t)(n_local + WARPS) * AWQ_SHARE_BYTES +
            (size_t)T * (div_up(a->n_groups, a->n_parts) * GROUP_BYTES + X_PAD);
 }
 
-/* One part up to eight tokens where x fits. Beyond, the parts for which the busiest block has the fewest bytes to load:
- * as (rows, K) and the chip have it, whatever T. Returns the number of teams, 0 if nothing fits. */
+/* One part where x of eight tokens fits; otherwise those for which the busiest block has the fewest bytes to load, and for
+ * each more as if of PART_BYTES. T has no say. Returns the number of teams, the blocks that have all of some strips; 0 if
+ * nothing fits. */
 static int choose(struct exec *e, struct few *a) {
-    const char *force = getenv("FEW_PARTS");
+    enum { PART_BYTES = 10 << 10 };
     int best = INT32_MAX, n_teams = 0, n_parts = 0;
-    for (int parts = 1; parts <= MOST_PARTS && parts <= a->n_groups; parts++) {
-        int teams = teams_of(e, parts);
+    for (int parts = 1; parts <= CUDA_MOST_CLUSTER && n_parts != 1; parts++) {
+        int teams = cuda_of(e)->clusters[parts]; /* side by side, one block an SM */
         if (teams > a->n_lots) teams = a->n_lots;
         a->n_parts = parts;
-        if (teams == 0 || div_up(a->n_groups, parts) * a->two < WARPS) continue; /* a warp would have nothing to do */
-        if (force && atoi(force) != parts) continue;
-        const bool alone = parts == 1 && a->out.T <= 8;
-        if (bytes_of(a, teams, LEAST_DEPTH, alone ? a->out.T : TOKENS) > (size_t)MOST_BYTES) continue;
-        const int n_shares = div_up(div_up(a->n_lots, teams) * 2, parts) * parts * a->two; /* lie where rings were */
+        if (teams == 0 || a->n_groups / parts * a->two < WARPS) continue; /* a warp would have nothing to do */
+        const int n_groups = div_up(a->n_groups, parts), n_lots = div_up(a->n_lots, teams);
+        const int n_shares = div_up(n_lots, parts) * parts * a->two; /* lie where rings were */
         if (n_shares * AWQ_SHARE_BYTES > WARPS * LEAST_DEPTH * STAGE_BYTES) continue;
-        const int cost = div_up(a->n_groups, parts) *
-                         (div_up(a->n_lots, teams) * a->two * STAGE_BYTES + TOKENS * GROUP_BYTES);
+        if (bytes_of(a, teams, LEAST_DEPTH, TOKENS) > (size_t)MOST_BYTES) continue;
+        const int cost = n_groups * (n_lots * a->two * STAGE_BYTES + TOKENS * GROUP_BYTES) + parts * PART_BYTES;
         if (cost >= best) continue;
         best = cost;
         n_teams = teams;
         n_parts = parts;
-        if (alone) break;
     }
     a->n_parts = n_parts;
-    if (getenv("AWQ_SAY")) fprintf(stderr, "few %d lots x %d T %d: %d parts, %d teams\n", a->n_lots, a->K, a->out.T, n_parts, n_teams);
     return n_teams;
 }
 
-template <int EIGHTS, int DEPTH> static void launch(struct exec *e, const struct few &a, int n_teams, size_t smem) {
-    cuda_allow_smem(e, (awq_few<EIGHTS, DEPTH>), smem);
-    cuda_launch_clusters(e, (awq_few<EIGHTS, DEPTH>), n_teams * a.n_parts, a.n_parts, THREADS, smem, a);
-}
-
-template <int EIGHTS> static void launch_deep(struct exec *e, const struct few &a, int n_teams) {
-    int depth = MOST_DEPTH; /* or as deep as there is room */
-    while (bytes_of(&a, n_teams, depth, a.out.T) > (size_t)MOST_BYTES) depth--;
-    size_t smem = bytes_of(&a, n_teams, depth, a.out.T);
-    if (smem < LEAST_BYTES) smem = LEAST_BYTES;
-    if (depth == 6)
-        launch<EIGHTS, 6>(e, a, n_teams, smem);
-    else if (depth == 5)
-        launch<EIGHTS, 5>(e, a, n_teams, smem);
-    else if (depth == 4)
-        launch<EIGHTS, 4>(e, a, n_teams, smem);
-    else
-        launch<EIGHTS, 3>(e, a, n_teams, smem);
+template <int DEPTH> static void launch(struct exec *e, const struct few &a, int n_teams, size_t smem) {
+    cuda_allow_smem(e, awq_few<DEPTH>, smem);
+    cuda_launch_clusters(e, awq_few<DEPTH>, n_teams * a.n_parts, a.n_parts, THREADS, smem, a);
 }
 
 bool cuda__awq_few(struct exec *e, const struct linear_args *l) {
@@ -371,12 +320,20 @@ bool cuda__awq_few(struct exec *e, const struct linear_args *l) {
                             .epilogue = l->epilogue,
                             .T = l->T,
                             .rows = w->rows / two}};
-    if (l->T > (l->norm ? NORM_TOKENS : TOKENS) || cuda_of(e)->arch < 90 || w->rows % (two * AWQ_STRIP)) return false;
+    if (l->T > TOKENS || cuda_of(e)->arch < 90 || w->rows % (two * AWQ_STRIP)) return false;
     const int n_teams = choose(e, &a);
     if (!n_teams) return false;
-    if (l->T > 8)
-        launch_deep<2>(e, a, n_teams);
+    int depth = MOST_DEPTH; /* or as deep as there is room */
+    while (bytes_of(&a, n_teams, depth, l->T) > (size_t)MOST_BYTES) depth--;
+    size_t smem = bytes_of(&a, n_teams, depth, l->T);
+    if (smem < LEAST_BYTES) smem = LEAST_BYTES;
+    if (depth == 6)
+        launch<6>(e, a, n_teams, smem);
+    else if (depth == 5)
+        launch<5>(e, a, n_teams, smem);
+    else if (depth == 4)
+        launch<4>(e, a, n_teams, smem);
     else
-        launch_deep<1>(e, a, n_teams);
+        launch<3>(e, a, n_teams, smem);
     return true;
 }

@@ -21,8 +21,6 @@
  * to dequantise and about 60 others, 4 N times 8 cycles of the tensor cores. */
 #include "kernels/cuda/awq.cuh"
 #include "kernels/cuda/hopper.cuh"
-#include <stdio.h>
-#include <stdlib.h>
 
 enum {
     GROUP = AWQ_GROUP, /* inputs of one scale, and the k of a stage */
@@ -30,7 +28,6 @@ enum {
     MULTIPLIERS = 4 * QUADS, /* warps */
     THREADS = 32 * (MULTIPLIERS + 1),
     MOST_STRIPS = 4 * QUADS,
-    MOST_PARTS = 8,
     MOST_TOKENS = 64,
     SMEM_BYTES = 226 << 10,
     ALIGN = 1024, /* the swizzle of x repeats every kilobyte */
@@ -58,49 +55,11 @@ template <int N> struct layout {
         DONE = EMPTY + STAGES * 8,
         BYTES = DONE + 8,
     };
-    static_assert((MOST_STRIPS + MOST_PARTS) * (N / 8) * AWQ_SHARE_BYTES <= FULL, "shares fit where stages were");
+    static_assert((MOST_STRIPS + CUDA_MOST_CLUSTER) * (N / 8) * AWQ_SHARE_BYTES <= FULL, "shares fit where stages were");
     static_assert(BYTES + ALIGN <= SMEM_BYTES, "fits");
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-
-__device__ static inline uint4 load_shared(uint32_t address) {
-    uint4 v;
-    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "r"(address)
-                 : "memory");
-    return v;
-}
-__device__ static inline uint32_t load_shared_u32(uint32_t address) {
-    uint32_t v;
-    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(address) : "memory");
-    return v;
-}
-__device__ static inline uint32_t load_shared_u16(uint32_t address) {
-    uint32_t v;
-    asm volatile("ld.shared.u16 %0, [%1];" : "=r"(v) : "r"(address) : "memory");
-    return v;
-}
-
-#define WGMMA_F4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
-__device__ static inline void wgmma_rs_f16(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                                           uint64_t b_operand, int accumulate) {
-    constexpr int ALONG_N = 0;
-    WGMMA_RS("m64n8k16", "f16", "{%0, %1, %2, %3}", "%4, %5, %6, %7", "%8", "%9", "%10", WGMMA_F4(d, 0));
-}
-__device__ static inline void wgmma_rs_f16(float (&d)[8], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                                           uint64_t b_operand, int accumulate) {
-    constexpr int ALONG_N = 0;
-    WGMMA_RS("m64n16k16", "f16", "{%0, %1, %2, %3, %4, %5, %6, %7}", "%8, %9, %10, %11", "%12", "%13", "%14",
-             WGMMA_F8(d, 0));
-}
-__device__ static inline void wgmma_rs_f16(float (&d)[16], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                                           uint64_t b_operand, int accumulate) {
-    constexpr int ALONG_N = 0;
-    WGMMA_RS("m64n32k16", "f16", "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}",
-             "%16, %17, %18, %19", "%20", "%21", "%22", WGMMA_F8(d, 0), WGMMA_F8(d, 8));
-}
 
 __device__ static inline void wait_full(uint32_t barrier, uint32_t parity) {
     asm volatile("{\n.reg .pred p;\n"
@@ -114,89 +73,76 @@ __device__ static inline void wait_full(uint32_t barrier, uint32_t parity) {
 /* d = w x' over n stages from the first on. strip: the warp's in the tile; peer_empty: where, for lanes below n_sharers,
  * the EMPTY barriers of a block are that loads x for this one.
  *
- * Two or four k16 steps are a set (as many as registers allow), and while the products of one set run, the fragments of
- * the next are made. */
-template <int N, int MODE>
+ * While the products of one half of a stage run, the next words are fetched, and the warps of other warpgroups make their
+ * fragments: two sets of fragments for each would be no faster. */
+template <int N>
 __device__ static inline void multiply(float (&d)[N / 2], uint32_t smem, int n, int strip, int lane,
                                        uint32_t peer_empty, int n_sharers) {
     using L = layout<N>;
-    enum { STEPS = MODE % 10, BUFS = MODE / 10, SETS = 8 / STEPS, STAGES = L::STAGES };
     const uint32_t w = smem + L::W + strip * 2 * AWQ_TILE_BYTES + lane * 16;
     const uint32_t scales = smem + L::SCALES + strip * AWQ_SCALE_BYTES + lane / 4 * 4;
     const uint32_t zeros = smem + L::ZEROS + strip * AWQ_ZERO_BYTES + lane / 4 * 2;
     const uint32_t full = smem + L::FULL;
     const uint64_t x = wgmma_operand(smem, 0, 1024);
     uint32_t parity = 0;
-    uint32_t a[BUFS][STEPS][4]; /* fragments of two sets */
-    uint32_t words[STEPS > 4 ? STEPS : 4];
+    uint32_t a[4][4]; /* fragments of 64 of k */
+    uint4 words;      /* what they are made of */
     struct awq_scale scale;
 
-    auto load_words = [&](uint32_t stage, int set) {
-#pragma unroll
-        for (int i = 0; i < STEPS; i += 4) {
-            if (set * STEPS % 4) continue;
-            const uint4 v = load_shared(w + stage + (set * STEPS + i) / 4 * AWQ_TILE_BYTES);
-            uint32_t *to = &words[i];
-            to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
-        }
+    auto load_words = [&](int slot, int half) {
+        words = load_shared(w + slot * L::STAGE + half * AWQ_TILE_BYTES);
     };
-    auto load_scales = [&](uint32_t stage) {
-        scale = awq_scale_of(load_shared_u32(scales + stage), load_shared_u16(zeros + stage));
+    auto load_scales = [&](int slot) {
+        scale = awq_scale_of(load_shared_u32(scales + slot * L::STAGE), load_shared_u16(zeros + slot * L::STAGE));
     };
-    auto make = [&](int set) {
-#pragma unroll
-        for (int i = 0; i < STEPS; i++)
-                awq_dequantise(a[set % BUFS][i], words[STEPS > 4 ? i : (set * STEPS + i) % 4], scale);
+    auto make = [&]() {
+        awq_dequantise(a[0], words.x, scale);
+        awq_dequantise(a[1], words.y, scale);
+        awq_dequantise(a[2], words.z, scale);
+        awq_dequantise(a[3], words.w, scale);
     };
-    auto start = [&](int set, uint32_t stage) {
+    auto start = [&](int slot, int half) {
         wgmma_fence();
 #pragma unroll
-        for (int i = 0; i < STEPS; i++) {
-            const int step = set * STEPS + i;
-            const uint32_t *f = a[set % BUFS][i];
-            wgmma_rs_f16(d, f[0], f[1], f[2], f[3], wgmma_advance(x, stage + step / 4 * N * 128 + step % 4 * 32),
-                         1);
-        }
+        for (int i = 0; i < 4; i++)
+            wgmma_rs_f16(d, a[i][0], a[i][1], a[i][2], a[i][3],
+                         wgmma_advance(x, slot * L::STAGE + half * N * 128 + i * 32), 1);
         wgmma_commit();
     };
-    /* The products before those started last are done, their registers are free: no fragment is made earlier. */
+    /* The products are done, their registers are free: no fragment is made earlier. */
     auto finish = [&]() {
-        wgmma_wait<BUFS - 1>();
-#pragma unroll
-        for (int i = 0; i < STEPS; i++) asm volatile("" : "+r"(words[i]));
+        wgmma_wait<0>();
+        asm volatile("" : "+r"(words.x), "+r"(words.y), "+r"(words.z), "+r"(words.w));
     };
+
 #pragma unroll
     for (int i = 0; i < N / 2; i++) d[i] = 0;
     wait_full(full, 0);
     load_scales(0);
     load_words(0, 0);
-    make(0);
-    /* The ring is unrolled: where a stage lies is then known to be the same in all lanes, which saves a quarter of all
-     * instructions. */
+    make();
+    /* The ring is unrolled: where a stage lies is then known to be the same in all lanes, and the descriptors of x are made
+     * by the scalar unit. That saves a fifth of all instructions. */
     for (int k = 0; k < n; parity ^= 1) {
 #pragma unroll
-        for (int slot = 0; slot < STAGES; slot++) {
-            const uint32_t stage = slot * L::STAGE, next = (slot + 1) % STAGES * L::STAGE;
-#pragma unroll
-            for (int set = 0; set < SETS; set++) {
-                start(set, stage);
-                if (set + 1 == SETS) {
-                    if (++k < n) {
-                        wait_full(full + (slot + 1) % STAGES * 8, slot + 1 == STAGES ? parity ^ 1 : parity);
-                        load_scales(next);
-                        load_words(next, 0);
-                    }
-                } else load_words(stage, set + 1);
-                finish();
-                if (BUFS == 2 && set == 0 && lane < n_sharers && (slot || k))
-                    cluster_arrive_at(peer_empty + (slot + STAGES - 1) % STAGES * 8);
-                if (BUFS == 1 && set + 1 == SETS && lane < n_sharers) cluster_arrive_at(peer_empty + slot * 8);
-                make((set + 1) % SETS); /* after the last stage of no use, and no harm */
+        for (int slot = 0; slot < L::STAGES; slot++) {
+            const int next = (slot + 1) % L::STAGES;
+            start(slot, 0);
+            load_words(slot, 1);
+            finish();
+            make();
+            start(slot, 1);
+            if (++k < n) {
+                wait_full(full + next * 8, next ? parity : parity ^ 1);
+                load_scales(next);
+                load_words(next, 0);
             }
+            finish();
+            if (lane < n_sharers) cluster_arrive_at(peer_empty + slot * 8);
             if (k == n) break;
+            make();
         }
     }
-    wgmma_wait<0>();
     wgmma_settle(d);
 }
 
@@ -205,7 +151,7 @@ __device__ static inline void multiply(float (&d)[N / 2], uint32_t smem, int n, 
 /* ---- the kernel -------------------------------------------------------------------------------------------------- */
 
 /* Grid: [tiles][parts], clusters of `parts`; where there is one part, of two tiles. */
-template <int N, int MODE>
+template <int N>
 __global__ static void __launch_bounds__(THREADS, 1)
     awq_mid(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map,
             const __grid_constant__ CUtensorMap scales_map, const __grid_constant__ CUtensorMap zeros_map,
@@ -276,7 +222,7 @@ __global__ static void __launch_bounds__(THREADS, 1)
     } else if (warp / 4 < n_quads) {
         const int strip = warp < t.strips ? warp : t.strips - 1;
         float d[N / 2];
-        multiply<N, MODE>(d, smem, n, strip, lane,
+        multiply<N>(d, smem, n, strip, lane,
                     cluster_address(empty, n_sharers == 2 ? (uint32_t)lane % 2 : (uint32_t)rank), n_sharers);
         cluster_meet(); /* nobody's stages are in use any more */
         if (warp < t.strips) {
@@ -293,7 +239,7 @@ __global__ static void __launch_bounds__(THREADS, 1)
 
 /* ---- launching --------------------------------------------------------------------------------------------------- */
 
-template <int N, int MODE = N == 64 ? 22 : 24> static void launch(struct exec *e, const struct linear_args *a, struct tile t) {
+template <int N> static void launch(struct exec *e, const struct linear_args *a, struct tile t) {
     const struct matrix *w = a->w;
     const cuuint64_t halves = a->epilogue == EPILOGUE_SILU_MUL ? 2 : 1, strips = t.lots_all, n_k = t.n_k;
     CUtensorMap x_map, w_map, scales_map, zeros_map;
@@ -317,50 +263,39 @@ template <int N, int MODE = N == 64 ? 22 : 24> static void launch(struct exec *e
                              .epilogue = a->epilogue,
                              .T = a->T,
                              .rows = w->rows / (int)halves};
-    cuda_allow_smem(e, (awq_mid<N, MODE>), SMEM_BYTES);
-    cuda_launch_clusters(e, (awq_mid<N, MODE>), grid, cluster, THREADS, SMEM_BYTES, x_map, w_map, scales_map, zeros_map, t, o);
+    cuda_allow_smem(e, awq_mid<N>, SMEM_BYTES);
+    cuda_launch_clusters(e, awq_mid<N>, grid, cluster, THREADS, SMEM_BYTES, x_map, w_map, scales_map, zeros_map, t, o);
 }
 
-/* The tiles for which the busiest block has the fewest bytes to load: weights, and x as if of 32 tokens, so that T has no
- * say. A launch of more blocks than fit at a time costs as much as so many launches. */
+/* The tiles for which the busiest block is done first. T has no say. A launch of more blocks than fit at a time costs as
+ * much as so many launches. */
 static bool choose(struct exec *e, struct tile *t, int two) {
-    enum { ROUND_BYTES = 150 << 10, PART_BYTES = 4 << 10 };
+    enum { QUAD_NS = 180, GROUP_NS = 40, ROUND_NS = 3000, PART_NS = 150 }; /* measured at 32 tokens */
     int best = INT32_MAX;
-    const char *force = getenv("AWQ_PARTS");
-    for (int parts = 1; parts <= MOST_PARTS && parts <= t->n_k; parts++) {
-        const int room = parts == 1 ? 2 * cuda_clusters(e, 2) : cuda_clusters(e, parts), groups = div_up(t->n_k, parts);
-        if (force && atoi(force) != parts) continue;
-        for (int rounds = 1; room && rounds <= 64; rounds++) {
-            const int lots = div_up(t->lots_all, room * rounds), strips = lots * two;
-            if (strips > MOST_STRIPS) continue;
-            const int cost = rounds * (groups * (strips * 1072 + 32 * GROUP * 2) + ROUND_BYTES) + parts * PART_BYTES;
-            if (cost >= best) break;
-            best = cost;
-            t->n_parts = parts;
-            t->lots = lots;
-            t->strips = strips;
-            break;
-        }
+    for (int parts = 1; parts <= CUDA_MOST_CLUSTER && parts <= t->n_k; parts++) {
+        const int *clusters = cuda_of(e)->clusters, room = parts == 1 ? 2 * clusters[2] : clusters[parts];
+        if (!room) continue;
+        int rounds = 1;
+        while (div_up(t->lots_all, room * rounds) * two > MOST_STRIPS) rounds++;
+        const int lots = div_up(t->lots_all, room * rounds), quads = div_up(lots * two, 4);
+        const int cost = rounds * (div_up(t->n_k, parts) * (quads * QUAD_NS + GROUP_NS) + ROUND_NS) + parts * PART_NS;
+        if (cost >= best) continue;
+        best = cost;
+        t->n_parts = parts;
+        t->lots = lots;
+        t->strips = lots * two;
     }
     return best < INT32_MAX;
 }
 
+/* From 33 tokens on awq_large.cu is faster where K is short. */
 bool cuda__awq_mid(struct exec *e, const struct linear_args *a) {
+    enum { WIDE_TOKENS = 32, WIDE_K = 8192 };
     const struct matrix *w = a->w;
     const int two = a->epilogue == EPILOGUE_SILU_MUL ? 2 : 1;
     struct tile t = {.lots_all = w->rows / AWQ_STRIP / two, .n_k = w->cols / GROUP};
-    const char *least = getenv("AWQ_MID");
-    if (a->T < (least ? atoi(least) : 17)) return false;
-    if (!cuda_of(e)->hopper || a->norm || a->T > MOST_TOKENS || w->rows % (two * AWQ_STRIP) || !choose(e, &t, two))
-        return false;
-    if (getenv("AWQ_SAY")) fprintf(stderr, "%d x %d: %d parts, %d strips\n", w->rows, w->cols, t.n_parts, t.strips);
-    const int mode = getenv("AWQ_MODE") ? atoi(getenv("AWQ_MODE")) : 0;
-    if (mode) {
-        if (mode == 14) a->T > 32 ? launch<64, 14>(e, a, t) : a->T > 16 ? launch<32, 14>(e, a, t) : launch<16, 14>(e, a, t);
-        if (mode == 18) a->T > 32 ? launch<64, 18>(e, a, t) : a->T > 16 ? launch<32, 18>(e, a, t) : launch<16, 18>(e, a, t);
-        if (mode == 22) a->T > 32 ? launch<64, 22>(e, a, t) : a->T > 16 ? launch<32, 22>(e, a, t) : launch<16, 22>(e, a, t);
-        return true;
-    }
+    if (!cuda_of(e)->hopper || a->norm || a->T > MOST_TOKENS || w->rows % (two * AWQ_STRIP)) return false;
+    if ((a->T > WIDE_TOKENS && w->cols < WIDE_K) || !choose(e, &t, two)) return false;
     if (a->T <= 8)
         launch<8>(e, a, t);
     else if (a->T <= 16)
