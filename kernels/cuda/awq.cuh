@@ -84,8 +84,8 @@ struct awq_output {
     int T, rows; /* of y */
 };
 
-/* y from four sums of a lane as the products leave them: with g = lane / 4, j = lane % 4, elements 0 and 1 are row g of a
- * strip of y's rows and tokens 2j, 2j + 1 of eight; 2 and 3 row g + 8. up: as sum, for SILU_MUL. */
+/* y from four sums of a lane as the products leave them: with g = lane / 4, j = lane % 4, elements 0 and 1 are row g of
+ * a strip of y's rows and tokens 2j, 2j + 1 of eight; 2 and 3 row g + 8. up: as sum, for SILU_MUL. */
 __device__ static inline void awq_store(const struct awq_output &o, int strip, int first_token, int lane, float4 sum,
                                         float4 up) {
     const float s[4] = {sum.x, sum.y, sum.z, sum.w}, u[4] = {up.x, up.y, up.z, up.w};
@@ -113,12 +113,12 @@ __device__ static inline void awq_store(const struct awq_output &o, int strip, i
 enum { AWQ_SHARE_BYTES = 512 }; /* of a strip and eight tokens: four sums of each lane */
 
 #if __CUDA_ARCH__ >= 900
-/* The blocks of a cluster have the parts of K of the same strips. What they have of a strip of y's rows and eight tokens
- * (an item) is added by block item % parts, in whose shared memory it lies from `shares` on as [item / parts][gate,
- * up][part][32 lanes] float4; without SILU_MUL there is no second. Stores there count on the mbarrier `done`, which waits
- * for all of them. */
+/* The blocks of a cluster have the parts of K of the same strips. What they have of a strip of y's rows and eight
+ * tokens (an item) is added by block item % parts, in whose shared memory it lies from `shares` on as [item /
+ * parts][gate, up][part][32 lanes] float4; without SILU_MUL there is no second. Stores there count on the mbarrier
+ * `done`, which waits for all of them. */
 struct awq_cluster {
-    uint32_t shares, done; /* addresses, the same in all blocks */
+    uint32_t shares, done;   /* addresses, the same in all blocks */
     int n_parts, part, rank; /* rank: of this block in the cluster, its part where there are parts */
     int two;                 /* gate and up, or one */
     int n_items;
@@ -134,24 +134,24 @@ __device__ static inline void awq_cluster_init(const struct awq_cluster &c) {
                  : "memory");
 }
 
-/* A barrier of all threads of the cluster that orders no memory: it tells that reads are done, or mbarriers made. With the
- * usual release every thread would wait for its stores to reach the whole chip. */
-__device__ static inline void cluster_arrive(void) {
-    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+/* A barrier of all threads of the cluster that orders no memory: it tells that reads are done, or mbarriers made. With
+ * the usual release every thread would wait for its stores to reach the whole chip. */
+__device__ static inline void cluster_meet(void) {
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
 }
-__device__ static inline void cluster_wait(void) { asm volatile("barrier.cluster.wait.aligned;" ::: "memory"); }
-__device__ static inline void cluster_meet(void) { cluster_arrive(), cluster_wait(); }
 
 /* Gives a warp's sums of an item to whom they concern, when nobody uses his shared memory otherwise any more. */
 __device__ static inline void awq_give(const struct awq_cluster &c, int item, int up, int lane, float4 sum) {
     const int number = item / c.n_parts, owner = c.n_parts > 1 ? item - number * c.n_parts : c.rank;
     const uint32_t at = c.shares + ((number * c.two + up) * c.n_parts + c.part) * AWQ_SHARE_BYTES + lane * 16;
-    asm volatile("{\n.reg .b32 to, counts;\n"
-                 "mapa.shared::cluster.u32 to, %0, %2;\n"
-                 "mapa.shared::cluster.u32 counts, %1, %2;\n"
-                 "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [to], {%3, %4, %5, %6}, [counts];\n}" ::"r"(at),
-                 "r"(c.done), "r"(owner), "f"(sum.x), "f"(sum.y), "f"(sum.z), "f"(sum.w)
-                 : "memory");
+    asm volatile(
+        "{\n.reg .b32 to, counts;\n"
+        "mapa.shared::cluster.u32 to, %0, %2;\n"
+        "mapa.shared::cluster.u32 counts, %1, %2;\n"
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [to], {%3, %4, %5, %6}, [counts];\n}" ::"r"(
+            at),
+        "r"(c.done), "r"(owner), "f"(sum.x), "f"(sum.y), "f"(sum.z), "f"(sum.w)
+        : "memory");
 }
 
 __device__ static inline float4 awq_add_shares(const struct awq_cluster &c, int number, int up, int lane) {

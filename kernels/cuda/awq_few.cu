@@ -8,14 +8,14 @@
  *
  * Work. A block, one an SM, has some strips of 16 rows (for SILU_MUL pairs of them: gate and up), over all of K. Their
  * units, a strip's 128 inputs (1 KB) each, are numbered strip by strip and divided evenly among the block's warps. Each
- * warp has a ring of DEPTH units in shared memory, filled by cp.async; x lies beside it, all of it. Where x of eight tokens
- * would not fit, a cluster of blocks has the strips, each of them a part of K. No sum crosses a cluster: waiting for
- * other blocks would cost more than the unevenness of whole strips does (5120 rows on 132 SMs: 3 strips where 2.4 would be
- * even, 0.7 us of 3.6).
+ * warp has a ring of DEPTH units in shared memory, filled by cp.async; x lies beside it, all of it. Where x of eight
+ * tokens would not fit, a cluster of blocks has the strips, each of them a part of K. No sum crosses a cluster: waiting
+ * for other blocks would cost more than the unevenness of whole strips does (5120 rows on 132 SMs: 3 strips where 2.4
+ * would be even, 0.7 us of 3.6).
  *
  * Sums. A warp adds a strip's units in order of k, even and odd 16s of inputs apart, and leaves its piece in shared
- * memory; after a barrier the pieces of each strip are added in order of k, and the cluster's shares in order of the parts.
- * So the order of every sum depends on (rows, K) and the chip alone.
+ * memory; after a barrier the pieces of each strip are added in order of k, and the cluster's shares in order of the
+ * parts. So the order of every sum depends on (rows, K) and the chip alone.
  *
  * PDL. A block fills its rings before it waits for x, so it had better be on its SM early; but where two blocks of such
  * kernels fit on an SM, now and then both are of one kernel, and another SM has none (measured: 112 us for the linears
@@ -58,8 +58,7 @@ struct work {
     int first_lot, n_lots, first_group, n_groups;
 };
 
-/* ---- loading
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- loading ----------------------------------------------------------------------------------------------------- */
 
 __device__ static inline uint32_t shared_address(const void *p) {
     return (uint32_t)__cvta_generic_to_shared(p);
@@ -112,7 +111,8 @@ __device__ static inline void load_unit(struct loader &l, const struct few &a, c
 }
 
 /* x of the block's groups, normalised if there is a norm, by all threads: row t at t * stride bytes. */
-__device__ static inline void load_x(char *to, int stride, const struct few &a, const struct work &w, const float *scales) {
+__device__ static inline void load_x(char *to, int stride, const struct few &a, const struct work &w,
+                                     const float *scales) {
     const __half *x = a.x + w.first_group * AWQ_GROUP;
     for (int c = threadIdx.x; c < w.n_groups * (GROUP_BYTES / 16); c += THREADS) {
         uint4 norm = {};
@@ -125,8 +125,7 @@ __device__ static inline void load_x(char *to, int stride, const struct few &a, 
     }
 }
 
-/* ---- multiplying
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- multiplying ------------------------------------------------------------------------------------------------- */
 
 __device__ static inline void load_matrices(uint32_t b[4], uint32_t address) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -156,8 +155,7 @@ __device__ static inline void multiply_unit(float sums[2][4], const uint4 low, c
     }
 }
 
-/* ---- the end
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- the end ----------------------------------------------------------------------------------------------------- */
 
 /* The sum over the warps that have units of a strip, in order of k. Warp w's piece of strip `local` is number local +
  * w: along a block's units one of the two grows at a time, so no two share a number. */
@@ -173,8 +171,7 @@ __device__ static inline float4 add_pieces(const float4 *pieces, int local, int 
     return sum;
 }
 
-/* ---- the kernel
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- the kernel -------------------------------------------------------------------------------------------------- */
 
 /* Grid: [teams][parts]. Dynamic shared memory: rings [WARPS][DEPTH][STAGE_BYTES], pieces [strips + WARPS][32] float4, x
  * [T][stride]; the shares of the cluster's other blocks lie where rings were. */
@@ -184,7 +181,8 @@ template <int DEPTH> __global__ static void __launch_bounds__(THREADS, 1) awq_fe
     __shared__ uint64_t done;
     pdl_trigger();
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int part = (int)blockIdx.x % a.n_parts, team = (int)blockIdx.x / a.n_parts, n_teams = (int)gridDim.x / a.n_parts;
+    const int part = (int)blockIdx.x % a.n_parts, team = (int)blockIdx.x / a.n_parts,
+              n_teams = (int)gridDim.x / a.n_parts;
     struct work w;
     w.first_lot = (int)((unsigned)a.n_lots * team / n_teams);
     w.n_lots = (int)((unsigned)a.n_lots * (team + 1) / n_teams) - w.first_lot;
@@ -262,8 +260,7 @@ template <int DEPTH> __global__ static void __launch_bounds__(THREADS, 1) awq_fe
 #endif
 }
 
-/* ---- launching
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- launching --------------------------------------------------------------------------------------------------- */
 
 /* Shared memory that a block takes for T tokens with rings of so many units. */
 static size_t bytes_of(const struct few *a, int n_teams, int depth, int T) {
@@ -272,9 +269,9 @@ static size_t bytes_of(const struct few *a, int n_teams, int depth, int T) {
            (size_t)T * (div_up(a->n_groups, a->n_parts) * GROUP_BYTES + X_PAD);
 }
 
-/* One part where x of eight tokens fits; otherwise those for which the busiest block has the fewest bytes to load, and for
- * each more as if of PART_BYTES. T has no say. Returns the number of teams, the blocks that have all of some strips; 0 if
- * nothing fits. */
+/* One part where x of eight tokens fits; otherwise those for which the busiest block has the fewest bytes to load, and
+ * for each more as if of PART_BYTES. T has no say. Returns the number of teams, the blocks that have all of some
+ * strips; 0 if nothing fits. */
 static int choose(struct exec *e, struct few *a) {
     enum { PART_BYTES = 10 << 10 };
     int best = INT32_MAX, n_teams = 0, n_parts = 0;
@@ -305,21 +302,18 @@ template <int DEPTH> static void launch(struct exec *e, const struct few &a, int
 bool cuda__awq_few(struct exec *e, const struct linear_args *l) {
     const struct matrix *w = l->w;
     const int two = l->epilogue == EPILOGUE_SILU_MUL ? 2 : 1;
-    struct few a = {.data = (const char *)w->data,
-                    .scales = (const char *)w->scales,
-                    .zeros = (const char *)w->zeros,
-                    .x = (const __half *)l->x,
-                    .norm = (const __half *)l->norm,
-                    .eps = l->eps,
-                    .K = w->cols,
-                    .n_groups = w->cols / AWQ_GROUP,
-                    .n_lots = w->rows / AWQ_STRIP / two,
-                    .two = two,
-                    .out = {.y = l->y,
-                            .bias = (const __half *)l->bias,
-                            .epilogue = l->epilogue,
-                            .T = l->T,
-                            .rows = w->rows / two}};
+    struct few a = {
+        .data = (const char *)w->data,
+        .scales = (const char *)w->scales,
+        .zeros = (const char *)w->zeros,
+        .x = (const __half *)l->x,
+        .norm = (const __half *)l->norm,
+        .eps = l->eps,
+        .K = w->cols,
+        .n_groups = w->cols / AWQ_GROUP,
+        .n_lots = w->rows / AWQ_STRIP / two,
+        .two = two,
+        .out = {.y = l->y, .bias = (const __half *)l->bias, .epilogue = l->epilogue, .T = l->T, .rows = w->rows / two}};
     if (l->T > TOKENS || cuda_of(e)->arch < 90 || w->rows % (two * AWQ_STRIP)) return false;
     const int n_teams = choose(e, &a);
     if (!n_teams) return false;
