@@ -9,6 +9,11 @@ struct bench_progress { /* called now and then; may be all zero. `what` is NULL 
     void *user;
 };
 
+struct bench_ints { /* borrowed */
+    const int *values;
+    int n;
+};
+
 /* ---- kernels ----------------------------------------------------------------------------------------------------- */
 
 struct bench_kernels_options {
@@ -17,10 +22,9 @@ struct bench_kernels_options {
     const char *only;          /* extended regular expression over "kernel/model/shape/T=..."; NULL: everything */
     const char *backend;       /* NULL: the best there is */
     int n_threads;
-    const int *tokens; /* T; n_tokens 0: a default */
-    int n_tokens;
-    double sample_ms; /* each sample lasts at least so long */
-    int n_samples;    /* of which the median counts */
+    struct bench_ints tokens; /* T; none: a default */
+    double sample_ms;         /* each sample lasts at least so long */
+    int n_samples;            /* of which the median counts */
     bool list, json;
     struct bench_progress progress;
 };
@@ -33,8 +37,7 @@ int bench_kernels(const struct bench_kernels_options *options, char *err, size_t
 
 struct bench_latency_options {
     struct engine_options engine; /* max_num_seqs and max_model_len are raised to what the cases need */
-    const int *batch_sizes, *input_lens;
-    int n_batch_sizes, n_input_lens;
+    struct bench_ints batch_sizes, input_lens;
     int output_len;
     int n_runs; /* of each case, after one to warm up; the median counts */
     bool json;
@@ -64,8 +67,7 @@ int bench_throughput(const struct bench_throughput_options *options, char *err, 
 struct bench_sweep_options {
     struct engine_options engine;
     struct bench_workload workload;
-    const int *max_num_seqs, *max_num_batched_tokens, *block_sizes, *long_prefill_token_thresholds;
-    int n_max_num_seqs, n_max_num_batched_tokens, n_block_sizes, n_long_prefill_token_thresholds;
+    struct bench_ints max_num_seqs, max_num_batched_tokens, block_sizes, long_prefill_token_thresholds;
     const char *const *kv_cache_dtypes;
     int n_kv_cache_dtypes;
     bool json, csv;

@@ -549,7 +549,7 @@ static const char help[] =
     "\n"
     "Times every op of the CPU backend, and whole steps made of them, beside the machine's measured limits.\n"
     "\n"
-    "  --shape    small (weights/sample/small: 6 M parameters, fits the caches), large (0.6 B, does not), all  [small]\n"
+    "  --shape    small (weights/sample/small: 6 M parameters, in the caches), large (0.6 B, past them), all  [small]\n"
     "  --dtype    of weights and activations  [bf16]\n"
     "  --threads  0: one per usable core  [0]\n"
     "  --backend  cpu, or one table of it: cpu x86_64_v3  [cpu]\n"

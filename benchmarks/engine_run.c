@@ -6,7 +6,7 @@
 
 /* The activations' dtype that the engine will take. */
 static enum dtype act_of(const struct engine_options *o, const struct bench_model *m) {
-    if (o->dtype && !strcmp(o->dtype, "float32")) return DTYPE_F32;
+    if (o->dtype && (!strcmp(o->dtype, "float32") || !strcmp(o->dtype, "float"))) return DTYPE_F32;
     if (o->dtype && !strcmp(o->dtype, "bfloat16")) return DTYPE_BF16;
     if (o->dtype && (!strcmp(o->dtype, "float16") || !strcmp(o->dtype, "half"))) return DTYPE_F16;
     return m->act;
@@ -20,14 +20,12 @@ static bool is_shape_file(const char *path) {
 int bench_engine_open(struct bench_engine *b, const struct engine_options *options, bool with_peaks, char *err,
                       size_t err_bytes) {
     struct engine_options o = *options;
-    int status = bench_model_find(b->path, sizeof b->path, options->model, err, err_bytes);
-    if (!status) status = bench_model_open(&b->model, options->model, err, err_bytes);
+    int status = bench_model_open(&b->model, options->model, err, err_bytes);
+    if (!status && with_peaks)
+        status = bench_machine_peaks(&b->peaks, act_of(options, &b->model), o.backend, o.n_threads, err, err_bytes);
     if (status) return status;
-    b->peaks.act = act_of(options, &b->model);
-    if (with_peaks) status = bench_machine_peaks(&b->peaks, o.backend, o.n_threads, err, err_bytes);
-    if (status) return status;
-    o.model = b->path;
-    if (is_shape_file(b->path) && !o.load_format) o.load_format = "dummy";
+    o.model = b->model.path;
+    if (is_shape_file(o.model) && !o.load_format) o.load_format = "dummy";
     o.token_ids_only = true; /* prompts are made of ids */
     const double start = bench_now();
     status = engine_open(&b->engine, &o, err, err_bytes);

@@ -8,7 +8,6 @@ struct bench_engine {      /* zero-initialise */
     struct engine *engine; /* owned */
     struct bench_model model;
     struct bench_peaks peaks; /* of the machine, measured before the engine took the memory */
-    char path[4096];
     double open_seconds;
 };
 

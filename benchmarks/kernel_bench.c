@@ -6,6 +6,7 @@
  * MAX_COPIES, and find their operands in the L2 as they do in a step, where the op before has just written them. */
 #include "benchmarks/kernel_plan.h"
 #include "benchmarks/kv_operands.h"
+#include "benchmarks/report.h"
 
 #include <regex.h>
 #include <stdarg.h>
@@ -18,18 +19,18 @@ static const size_t FOOTPRINT_HOST = (size_t)64 << 20;
 
 static const int TOKENS_GPU[] = {1, 16, 64, 2048, 8192}, GEMM_TOKENS_GPU[] = {1, 2, 4, 8, 16, 64, 512, 2048, 8192};
 static const int TOKENS_HOST[] = {1, 16, 64, 512};
-#define COUNT(list) ((int)(sizeof(list) / sizeof *(list)))
+#define INTS(list) ((struct bench_ints){list, sizeof(list) / sizeof *(list)})
 
 /* ---- the list ---------------------------------------------------------------------------------------------------- */
 
 const int *bench_tokens(const struct bench_list *list, int *n) {
-    *n = list->n_tokens;
-    return list->tokens;
+    *n = list->tokens.n;
+    return list->tokens.values;
 }
 
 const int *bench_gemm_tokens(const struct bench_list *list, int *n) {
-    *n = list->n_gemm_tokens;
-    return list->gemm_tokens;
+    *n = list->gemm_tokens.n;
+    return list->gemm_tokens.values;
 }
 
 void bench_case_id(char *out, size_t n, const struct bench_case *c) {
@@ -65,20 +66,10 @@ void bench_case_add(struct bench_list *list, const struct bench_model *m, const 
 
 static int make_list(struct bench_list *list, const struct bench_model *models, int n_models, bool is_gpu) {
     const struct bench_kernels_options *o = list->options;
-    list->tokens = list->gemm_tokens = TOKENS_HOST;
-    list->n_tokens = list->n_gemm_tokens = COUNT(TOKENS_HOST);
-    if (is_gpu) {
-        list->tokens = TOKENS_GPU;
-        list->n_tokens = COUNT(TOKENS_GPU);
-        list->gemm_tokens = GEMM_TOKENS_GPU;
-        list->n_gemm_tokens = COUNT(GEMM_TOKENS_GPU);
-    }
-    if (o->n_tokens) {
-        list->tokens = list->gemm_tokens = o->tokens;
-        list->n_tokens = list->n_gemm_tokens = o->n_tokens;
-    }
-    for (int is_reference = 1; is_reference >= 0;
-         is_reference--) /* so that rows can show what they are compared with */
+    list->tokens = o->tokens.n ? o->tokens : is_gpu ? INTS(TOKENS_GPU) : INTS(TOKENS_HOST);
+    list->gemm_tokens = o->tokens.n ? o->tokens : is_gpu ? INTS(GEMM_TOKENS_GPU) : INTS(TOKENS_HOST);
+    /* references first, so that rows can show what they are compared with */
+    for (int is_reference = 1; is_reference >= 0; is_reference--)
         for (int k = 0; kernel_benches[k]; k++)
             for (int i = 0; i < n_models && kernel_benches[k]->is_reference == is_reference; i++) {
                 list->adding = kernel_benches[k];
@@ -130,14 +121,10 @@ static int bench_case_run(struct bench_result *result, struct bench *b, const st
 
 /* The largest sizes of all cases and of the peaks, for everything is planned when an exec opens. */
 static struct exec_options exec_sizes(const struct bench_model *models, int n_models, const struct bench_list *list,
-                                      int gemm_size) {
-    struct exec_options o = {.max_tokens = gemm_size,
-                             .max_rows = MAX_ROWS,
-                             .max_width = gemm_size,
-                             .max_kv_len = 1 << 16,
-                             .max_heads = 1,
-                             .max_head_dim = 64,
-                             .vocab = 1};
+                                      enum dtype act, int gemm_size) {
+    struct exec_options o = bench_exec_options(list->options->backend, act, list->options->n_threads, gemm_size);
+    o.max_rows = MAX_ROWS;
+    o.max_kv_len = 1 << 16;
 #define AT_LEAST(field, value)                                                                                         \
     do {                                                                                                               \
         if (o.field < (value)) o.field = (value);                                                                      \
@@ -165,14 +152,13 @@ struct totals {
 };
 
 /* `read` is the best bandwidth that was measured before, for the memory is the same whatever the dtype. */
-static int bench_dtype(struct bench_result *results, struct bench_list *list, struct exec_options sizes, enum dtype act,
+static int bench_dtype(struct bench_result *results, const struct bench_list *list, const struct exec_options *sizes,
                        double *read, struct bench_peaks *peaks, struct totals *totals, char *backend,
                        size_t backend_bytes, const char **library, char *err, size_t err_bytes) {
     const struct bench_kernels_options *o = list->options;
-    struct bench b = {.sample_seconds = 1e-3 * o->sample_ms, .n_samples = o->n_samples, .peaks = peaks};
+    struct bench b = {.sample_seconds = 1e-3 * o->sample_ms, .n_samples = o->n_samples};
     char sentence[ERR_BYTES], id[256];
-    sizes.dtype = act;
-    int status = exec_open(&b.e, &sizes, err, err_bytes);
+    int status = exec_open(&b.e, sizes, err, err_bytes);
     if (status) return status;
     b.is_gpu = exec_is_gpu(b.e);
     snprintf(backend, backend_bytes, "%s", exec_backend(b.e));
@@ -184,10 +170,9 @@ static int bench_dtype(struct bench_result *results, struct bench_list *list, st
     if (!status && !o->json) bench_print_peaks(b.e, peaks);
     for (int i = 0; i < list->n && !status; i++) {
         const struct bench_case *c = &list->cases[i];
-        if (c->act != act) continue;
+        if (c->act != sizes->dtype) continue;
         bench_case_id(id, sizeof id, c);
-        if (o->progress.update)
-            o->progress.update(o->progress.user, id, totals->done + totals->left_out + totals->failed, list->n);
+        bench_report(&o->progress, id, totals->done + totals->left_out + totals->failed, list->n);
         const int failure = bench_case_run(&results[i], &b, c, sentence, sizeof sentence);
         if (!failure)
             totals->done++;
@@ -207,16 +192,7 @@ static int bench_dtype(struct bench_result *results, struct bench_list *list, st
 
 /* Whether the backend that would be opened is a GPU. */
 static int ask_backend(bool *is_gpu, const struct bench_kernels_options *o, char *err, size_t err_bytes) {
-    const struct exec_options least = {.backend = o->backend,
-                                       .dtype = DTYPE_BF16,
-                                       .n_threads = 1,
-                                       .max_tokens = 1,
-                                       .max_rows = 1,
-                                       .max_width = 64,
-                                       .max_kv_len = 1,
-                                       .max_heads = 1,
-                                       .max_head_dim = 64,
-                                       .vocab = 1};
+    const struct exec_options least = bench_exec_options(o->backend, DTYPE_BF16, 1, 64);
     struct exec *e;
     const int status = exec_open(&e, &least, err, err_bytes);
     if (status) return status;
@@ -237,16 +213,21 @@ int bench_kernels(const struct bench_kernels_options *o, char *err, size_t err_b
     char backend[80] = "";
     const char *library = NULL;
     bool is_gpu;
-    int n_models = o->n_models, status = ask_backend(&is_gpu, o, err, err_bytes);
+    int n_models = 0, status = ask_backend(&is_gpu, o, err, err_bytes);
 
     if (status) return status;
     if (o->only) {
-        if (regcomp(&only, o->only, REG_EXTENDED | REG_NOSUB))
-            return fail(err, err_bytes, STATUS_INVALID, "--only: \"%s\" is no regular expression", o->only);
+        char why[128];
+        const int wrong = regcomp(&only, o->only, REG_EXTENDED | REG_NOSUB);
+        if (wrong) {
+            regerror(wrong, &only, why, sizeof why);
+            return fail(err, err_bytes, STATUS_INVALID,
+                        "--only: expected an extended regular expression, found \"%s\": %s", o->only, why);
+        }
         list.only = &only;
     }
-    const char *const *names = n_models ? o->models : is_gpu ? bench_model_names : host_models;
-    for (n_models = o->n_models; !o->n_models && names[n_models];) n_models++;
+    const char *const *names = o->n_models ? o->models : is_gpu ? bench_model_names : host_models;
+    while (o->n_models ? n_models < o->n_models : names[n_models] != NULL) n_models++;
     models = calloc((size_t)n_models, sizeof *models);
     CHECK(models);
     for (int i = 0; i < n_models && !status; i++) status = bench_model_open(&models[i], names[i], err, err_bytes);
@@ -261,22 +242,18 @@ int bench_kernels(const struct bench_kernels_options *o, char *err, size_t err_b
     }
     results = calloc((size_t)list.n, sizeof *results);
     CHECK(results);
-    struct bench_peaks wanted = {0};
-    bench_peak_sizes(&wanted, is_gpu);
-    struct exec_options sizes = exec_sizes(models, n_models, &list, wanted.gemm_size);
-    sizes.backend = o->backend;
-    sizes.n_threads = o->n_threads;
     static const enum dtype order[] = {DTYPE_BF16, DTYPE_F16, DTYPE_F32}; /* the references' first */
     for (int k = 0; k < 3 && !status; k++) {
+        const enum dtype act = order[k];
         bool any = false;
-        for (int i = 0; i < list.n; i++) any |= list.cases[i].act == order[k];
-        peaks[order[k]] = (struct bench_peaks){.act = order[k]};
-        bench_peak_sizes(&peaks[order[k]], is_gpu);
-        if (any)
-            status = bench_dtype(results, &list, sizes, order[k], &read, &peaks[order[k]], &totals, backend,
-                                 sizeof backend, &library, err, err_bytes);
+        for (int i = 0; i < list.n; i++) any |= list.cases[i].act == act;
+        if (!any) continue;
+        peaks[act] = bench_peaks_wanted(act, is_gpu);
+        const struct exec_options sizes = exec_sizes(models, n_models, &list, act, peaks[act].gemm_size);
+        status = bench_dtype(results, &list, &sizes, &read, &peaks[act], &totals, backend, sizeof backend, &library,
+                             err, err_bytes);
     }
-    if (o->progress.update) o->progress.update(o->progress.user, NULL, list.n, list.n);
+    bench_report(&o->progress, NULL, list.n, list.n);
     if (o->json) {
         bench_print_json(backend, library, results, list.n, peaks);
     } else {

@@ -14,21 +14,24 @@
 #include "kernels/probe.h"
 #include "weights/weights.h"
 
+#include <limits.h>
+
 /* ---- the model whose sizes are used ------------------------------------------------------------------------------ */
 
 struct bench_model {
-    char name[64];
+    char name[64];       /* for people */
+    char path[PATH_MAX]; /* of its folder or shape file */
     struct model_config config;
     enum dtype act; /* of activations, and of dense weights */
     int group;      /* AWQ: inputs per scale; 0: dense */
 };
 
-/* The four matrices of a layer: qkv, o, gate_up, down. */
+/* The four matrices of a layer. */
+enum { BENCH_QKV, BENCH_O, BENCH_GATE_UP, BENCH_DOWN, BENCH_MATRICES, BENCH_ALL = (1 << BENCH_MATRICES) - 1 };
 struct bench_matrix_size {
     const char *name;
     int rows, cols;
 };
-enum { BENCH_MATRICES = 4 };
 void bench_matrix_sizes(struct bench_matrix_size sizes[BENCH_MATRICES], const struct bench_model *m);
 
 /* ---- cases ------------------------------------------------------------------------------------------------------- */
@@ -73,7 +76,6 @@ struct bench {
     uint64_t seed;
     double sample_seconds;
     int n_samples;
-    struct bench_peaks *peaks;
 };
 
 void *bench_memory(struct bench *b, size_t bytes); /* 256-byte aligned, content undefined */
@@ -85,6 +87,25 @@ void *bench_indices(struct bench *b, size_t n, int first, int step, int modulus)
 struct matrix bench_matrix(struct bench *b, enum dtype dtype, int rows, int cols, int group);
 /* Bytes of it that a product reads: AWQ has 4 bits per weight, and an f16 scale and a 4-bit zero per group. */
 double bench_matrix_bytes(enum dtype dtype, int rows, int cols, int group);
+
+/* ---- matrix products --------------------------------------------------------------------------------------------- */
+
+/* Cases of y [T, rows] = x [T, cols] W' with n = {rows, cols, group, has_bias}, for kernels that are such a product. */
+struct bench_products {
+    unsigned matrices; /* 1 << BENCH_QKV | ..., or BENCH_ALL */
+    double y_moves;    /* how often an element of y is moved. 1: it is written; 2: it is added to what is there */
+    bool has_bias;     /* for the kernel to know; its bytes are not counted */
+    bool is_bf16;      /* dense bf16, whatever the model's weights are */
+    bool is_compared;  /* with another kernel's, at more token counts than most */
+};
+void bench_product_cases(struct bench_list *list, const struct bench_model *m, const struct bench_products *p);
+
+/* The operands of a plain one, and a kernel_bench.make of them. */
+struct bench_product {
+    void *y, *x;
+    struct matrix w;
+};
+void bench_product_make(struct bench *b, const struct bench_case *c, void *operands);
 
 /* ---- a kernel ---------------------------------------------------------------------------------------------------- */
 

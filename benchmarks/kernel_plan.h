@@ -13,8 +13,7 @@ struct bench_result {
 
 struct bench_list {
     const struct bench_kernels_options *options;
-    const int *tokens, *gemm_tokens;
-    int n_tokens, n_gemm_tokens;
+    struct bench_ints tokens, gemm_tokens;
     const struct kernel_bench *adding; /* the kernel whose cases are being listed */
     void *only;                        /* regex_t, or NULL */
     struct bench_case *cases;          /* owned */

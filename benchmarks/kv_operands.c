@@ -60,14 +60,13 @@ static const float *make_rope(struct bench *b, int n, int D, enum dtype act) {
     return p;
 }
 
-/* Writes random K and V to every position of one layer, a chunk of each sequence at a time. */
-static void fill_layer(struct bench *b, const struct kv_operands *o, enum dtype act, const struct kv_sizes *s,
-                       int layer) {
+/* Writes random K and V to every position of the set's layer, a chunk of each sequence at a time. */
+static void fill_layer(struct bench *b, const struct kv_operands *o, enum dtype act, const struct kv_sizes *s) {
     const size_t mark = b->arena_used;
-    const int n = s->kv_len < KV_FILL_TOKENS ? s->kv_len : KV_FILL_TOKENS;
-    const size_t width = 3 * (size_t)(s->K * s->D);
-    void *qkv = bench_random(b, act, (size_t)n * width, 0, 1);
-    void *q = bench_memory(b, (size_t)n * (size_t)(s->K * s->D) * dtype_bytes(act));
+    const int n = s->kv_len < KV_FILL_TOKENS ? s->kv_len : KV_FILL_TOKENS, K = o->kv.layout.K;
+    const size_t width = (size_t)(K * o->kv.layout.D);
+    void *qkv = bench_random(b, act, (size_t)n * 3 * width, 0, 1);
+    void *q = bench_memory(b, (size_t)n * width * dtype_bytes(act));
     for (int i = 0; i < s->B; i++)
         for (int first = 0; first < s->kv_len && !b->is_full; first += n) {
             const size_t inner = b->arena_used;
@@ -76,7 +75,7 @@ static void fill_layer(struct bench *b, const struct kv_operands *o, enum dtype 
                 make_batch(b, 1, m, first + m, o->batch.block_table + (size_t)i * (size_t)o->batch.max_blocks,
                            o->batch.max_blocks);
             if (!b->is_full)
-                qk_norm_rope_store(b->e, q, &o->kv, layer, qkv, o->q_norm, o->k_norm, NULL, &o->rope, &chunk, s->K,
+                qk_norm_rope_store(b->e, q, &o->kv, o->layer, qkv, o->q_norm, o->k_norm, NULL, &o->rope, &chunk, K,
                                    1e-6f);
             exec_finish(b->e, NULL, 0);
             b->arena_used = inner;
@@ -85,10 +84,10 @@ static void fill_layer(struct bench *b, const struct kv_operands *o, enum dtype 
 }
 
 /* What all sets share: the pool, the tables, the batch. */
-static void make_shared(struct kv_operands *o, struct bench *b, enum dtype act, const struct kv_sizes *s) {
-    const int max_blocks = (s->kv_len + BLOCK - 1) / BLOCK, n_blocks = s->B * max_blocks;
+static void make_shared(struct kv_operands *o, struct bench *b, const struct bench_case *c, const struct kv_sizes *s) {
+    const int max_blocks = (s->kv_len + BLOCK - 1) / BLOCK, n_blocks = s->B * max_blocks, K = c->n[1], D = c->n[2];
     for (o->n_layers = b->n_copies;; o->n_layers--) { /* as many layers as half the arena holds */
-        kv_layout_init(&o->kv.layout, s->kv_dtype, o->n_layers, s->K, s->D, BLOCK, GRANULE);
+        kv_layout_init(&o->kv.layout, (enum dtype)c->n[3], o->n_layers, K, D, BLOCK, GRANULE);
         const size_t bytes = (size_t)n_blocks * (size_t)o->kv.layout.block_granules * GRANULE;
         if (bytes > b->arena_bytes / 2 && o->n_layers > 1) continue;
         o->kv.pool = bench_memory(b, bytes);
@@ -96,25 +95,32 @@ static void make_shared(struct kv_operands *o, struct bench *b, enum dtype act, 
     }
     const int32_t *table = shuffled_table(b, n_blocks, o->kv.layout.block_granules);
     o->batch = make_batch(b, s->B, s->n_query, s->kv_len, table, max_blocks);
-    o->rope = (struct rope){.cos_sin = make_rope(b, s->kv_len, s->D, act), .max_positions = s->kv_len, .D = s->D};
+    o->rope = (struct rope){.cos_sin = make_rope(b, s->kv_len, D, c->act), .max_positions = s->kv_len, .D = D};
     if (s->qk_norm) {
-        o->q_norm = bench_random(b, act, (size_t)s->D, 1, 0.1f);
-        o->k_norm = bench_random(b, act, (size_t)s->D, 1, 0.1f);
+        o->q_norm = bench_random(b, c->act, (size_t)D, 1, 0.1f);
+        o->k_norm = bench_random(b, c->act, (size_t)D, 1, 0.1f);
     }
 }
 
-void kv_operands_make(struct kv_operands *o, struct bench *b, enum dtype act, const struct kv_sizes *s) {
+void kv_operands_make(struct kv_operands *o, struct bench *b, const struct bench_case *c, const struct kv_sizes *s) {
     const struct kv_operands *first = b->first;
-    const size_t T = (size_t)s->B * (size_t)s->n_query, q_width = (size_t)(s->H * s->D);
+    const int H = c->n[0], K = c->n[1], D = c->n[2];
+    const size_t T = (size_t)s->B * (size_t)s->n_query;
     if (b->copy)
         *o = *first;
     else
-        make_shared(o, b, act, s);
+        make_shared(o, b, c, s);
     if (b->copy == o->n_layers) b->is_full = true; /* no further layer */
     if (b->is_full) return;
     o->layer = b->copy;
-    if (s->needs_content) fill_layer(b, o, act, s, o->layer);
-    o->q = bench_random(b, act, T * q_width, 0, 1);
-    o->o = bench_memory(b, T * q_width * dtype_bytes(act));
-    if (s->needs_qkv) o->qkv = bench_random(b, act, T * (q_width + 2 * (size_t)(s->K * s->D)), 0, 1);
+    if (s->needs_kv) fill_layer(b, o, c->act, s);
+    o->q = bench_random(b, c->act, T * (size_t)(H * D), 0, 1);
+    o->o = bench_memory(b, T * (size_t)(H * D) * dtype_bytes(c->act));
+    if (s->needs_qkv) o->qkv = bench_random(b, c->act, T * (size_t)((H + 2 * K) * D), 0, 1);
+}
+
+bool kv_attention(struct exec *e, const struct bench_case *c, void *operands) {
+    const struct kv_operands *o = operands;
+    attention(e, o->o, o->q, &o->kv, o->layer, NULL, &o->rope, &o->batch, c->n[0]);
+    return true;
 }

@@ -8,9 +8,8 @@
 
 #include "benchmarks/kernel_bench.h"
 
-enum {
-    KV_FILL_TOKENS = 2048
-}; /* the pool is filled by so many tokens a call, whatever the case: the exec must allow it */
+/* The pool is filled by so many tokens a call, whatever the case: the exec must allow it. */
+enum { KV_FILL_TOKENS = 2048 };
 
 struct kv_operands {
     struct kv_cache kv;
@@ -23,13 +22,13 @@ struct kv_operands {
 };
 
 struct kv_sizes {
-    int B, n_query, kv_len; /* each of B sequences advances by n_query to kv_len tokens */
-    int H, K, D;
-    enum dtype kv_dtype;
-    bool qk_norm, needs_qkv, needs_content;
+    int B, n_query, kv_len;            /* each of B sequences advances by n_query to kv_len tokens */
+    bool qk_norm, needs_qkv, needs_kv; /* the last: content in the pool */
 };
 
-/* Makes set b->copy. */
-void kv_operands_make(struct kv_operands *o, struct bench *b, enum dtype act, const struct kv_sizes *s);
+/* Makes set b->copy. The case's n begins with H, K, D and the dtype of K and V. */
+void kv_operands_make(struct kv_operands *o, struct bench *b, const struct bench_case *c, const struct kv_sizes *s);
+/* kernel_bench.run of attention(). */
+bool kv_attention(struct exec *e, const struct bench_case *c, void *operands);
 /* Bytes of K and V of one token in one layer, with the scales that fp8 has. */
 double kv_token_bytes(enum dtype kv_dtype, int K, int D);

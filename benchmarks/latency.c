@@ -1,8 +1,8 @@
 /* latency.c - `tandem bench latency`: time to the first token, and per token after it, by batch size and context.
  *
  * A run submits B prompts of the same length at once. Their prefill ends with the last first token. The decoding that
- * counts are the output_len - 1 steps after that, in which all B take part: those that came first generate more, and all
- * are cancelled at the end. */
+ * counts are the output_len - 1 steps after that, in which all B take part: those that came first generate more, and
+ * all are cancelled at the end. */
 #include "benchmarks/engine_run.h"
 #include "benchmarks/report.h"
 
@@ -21,8 +21,7 @@ struct row {
 
 struct live { /* one request of a run */
     uint64_t id;
-    double t_submit, t_first;
-    int n; /* tokens that came */
+    bool has_first; /* its first token came */
 };
 
 static int submit_all(struct live *live, struct engine *e, int B, int input_len, int output_len, uint64_t seed,
@@ -61,20 +60,21 @@ static int run_once(struct row *row, struct engine *e, uint64_t seed, char *err,
     struct engine_stats before = {0}, after = {0};
     struct engine_event event;
     int n_first = 0, n_finished = 0;
-    long tokens = 0, decoded = 0;
+    long tokens = 0, tokens_before = 0; /* the decoding that counts */
     CHECK(live && ttft);
+    row->ttft_last = 0;
     const double t_submit = bench_now();
     int status = submit_all(live, e, B, row->input_len, most_tokens(row, e), seed, err, err_bytes);
     while (!status && n_finished < B) {
         engine_wait(e, -1);
         while (engine_poll(e, &event)) {
             struct live *r = event.user;
-            if (!r->n && event.n_tokens) {
+            if (!r->has_first && event.n_tokens) {
+                r->has_first = true;
                 ttft[n_first++] = event.usage.t_first - event.usage.t_submit;
-                r->t_first = event.usage.t_first;
+                row->ttft_last = fmax(row->ttft_last, event.usage.t_first - t_submit);
             }
-            r->n += event.n_tokens;
-            tokens += event.n_tokens;
+            if (t_end <= 0) tokens += event.n_tokens;
             n_finished += event.kind == EVENT_FINISHED;
             if (event.kind == EVENT_FINISHED && event.reason == FINISH_ERROR)
                 status = fail(err, err_bytes, STATUS_DEVICE, "%s", event.error);
@@ -82,22 +82,19 @@ static int run_once(struct row *row, struct engine *e, uint64_t seed, char *err,
         if (n_first == B && t_start <= 0) { /* all are decoding from here */
             t_start = bench_now();
             engine_stats(e, &before);
-            decoded = -tokens;
+            tokens_before = tokens;
         }
-        const bool enough = t_start > 0 && decoded + tokens >= (long)B * (row->output_len - 1);
+        const bool enough = t_start > 0 && tokens - tokens_before >= (long)B * (row->output_len - 1);
         if ((n_finished || enough) && t_end <= 0) { /* up to here */
             t_end = bench_now();
             engine_stats(e, &after);
-            decoded += tokens;
         }
         if (t_start > 0 && t_end > 0) /* those that have ended are not meant any more */
             for (int i = 0; i < B; i++) engine_cancel(e, live[i].id);
     }
-    row->ttft_last = 0;
-    for (int i = 0; i < B; i++) row->ttft_last = fmax(row->ttft_last, live[i].t_first - t_submit);
     row->ttft = bench_quantile(ttft, (size_t)n_first, 0.5);
-    const bool decodes = row->output_len > 1 && decoded > 0 && t_end > t_start && t_start > 0;
-    row->per_token = decodes ? (t_end - t_start) * B / (double)decoded : 0;
+    const bool decodes = row->output_len > 1 && tokens > tokens_before && t_end > t_start && t_start > 0;
+    row->per_token = decodes ? (t_end - t_start) * B / (double)(tokens - tokens_before) : 0;
     row->busy = decodes ? (after.device_seconds_total - before.device_seconds_total) / (t_end - t_start) : 0;
     free(live);
     free(ttft);
@@ -221,16 +218,15 @@ static void print_json(const struct bench_engine *b, const struct row *rows, int
 int bench_latency(const struct bench_latency_options *o, char *err, size_t err_bytes) {
     struct bench_engine b = {0};
     struct engine_options engine = o->engine;
-    const int n = o->n_batch_sizes * o->n_input_lens;
+    const int n = o->batch_sizes.n * o->input_lens.n;
     struct row *rows = calloc((size_t)n + 1, sizeof *rows);
     uint64_t seed = 0;
     int most_len = 0, status;
     CHECK(rows);
-    engine.enable_prefix_caching = false;
-    for (int i = 0; i < o->n_batch_sizes; i++)
-        if (engine.max_num_seqs < o->batch_sizes[i]) engine.max_num_seqs = o->batch_sizes[i];
-    for (int i = 0; i < o->n_input_lens; i++)
-        if (most_len < o->input_lens[i] + o->output_len) most_len = o->input_lens[i] + o->output_len;
+    for (int i = 0; i < o->batch_sizes.n; i++)
+        if (engine.max_num_seqs < o->batch_sizes.values[i]) engine.max_num_seqs = o->batch_sizes.values[i];
+    for (int i = 0; i < o->input_lens.n; i++)
+        if (most_len < o->input_lens.values[i] + o->output_len) most_len = o->input_lens.values[i] + o->output_len;
     if (engine.max_model_len && engine.max_model_len < most_len) engine.max_model_len = most_len;
     status = bench_engine_open(&b, &engine, true, err, err_bytes);
     if (!status && engine_info(b.engine)->max_model_len < most_len)
@@ -238,14 +234,14 @@ int bench_latency(const struct bench_latency_options *o, char *err, size_t err_b
                       most_len, engine_info(b.engine)->max_model_len);
     if (!status && !o->json) print_head(&b);
     for (int i = 0; i < n && !status; i++) {
-        rows[i] = (struct row){.B = o->batch_sizes[i / o->n_input_lens],
-                               .input_len = o->input_lens[i % o->n_input_lens],
+        rows[i] = (struct row){.B = o->batch_sizes.values[i / o->input_lens.n],
+                               .input_len = o->input_lens.values[i % o->input_lens.n],
                                .output_len = o->output_len};
-        if (o->progress.update) o->progress.update(o->progress.user, "latency", i, n);
+        bench_report(&o->progress, "latency", i, n);
         status = run_case(&rows[i], b.engine, o->n_runs, &seed, err, err_bytes);
         if (!status && !o->json) print_row(&b, &rows[i]);
     }
-    if (o->progress.update) o->progress.update(o->progress.user, NULL, n, n);
+    bench_report(&o->progress, NULL, n, n);
     if (!status && o->json) print_json(&b, rows, n);
     if (!status && !o->json) print_legend();
     bench_engine_close(&b);

@@ -102,7 +102,7 @@ double bench_matrix_bytes(enum dtype dtype, int rows, int cols, int group) {
 
 /* ---- timing ------------------------------------------------------------------------------------------------------ */
 
-enum { GRAPH_LAUNCHES_MAX = 2000, HOST_RUNS_MAX = 20000, WARM_SLOT = 0 };
+enum { GRAPH_LAUNCHES_MAX = 2000, GPU_SAMPLES_MAX = 64, HOST_RUNS_MAX = 20000, SLOT = 0 };
 static const double GRAPH_SECONDS = 2e-3;
 
 /* Enqueues the graph, or n calls, `times` over and waits for the end. Seconds. */
@@ -115,8 +115,8 @@ static double run_all(struct bench *b, struct exec_graph *graph, bench_body *run
         else
             for (int i = 0; i < n; i++) run(b, user, i % n_copies);
     }
-    exec_record(b->e, WARM_SLOT);
-    *status = exec_wait(b->e, WARM_SLOT, err, err_bytes);
+    exec_record(b->e, SLOT);
+    *status = exec_wait(b->e, SLOT, err, err_bytes);
     return bench_now() - start;
 }
 
@@ -133,22 +133,18 @@ static int measure_gpu(struct bench_time *time, struct bench *b, bench_body *run
                        bool no_graph, char *err, size_t err_bytes) {
     struct exec_graph *graph = NULL;
     int status = 0, n = n_copies;
-    if (!no_graph) status = record(&graph, b, run, user, n, n_copies, err, err_bytes);
-    if (status) return status;
-    run_all(b, graph, run, user, n, n_copies, 1, &status, err, err_bytes);
-    double once = run_all(b, graph, run, user, n, n_copies, 1, &status, err, err_bytes) / n;
-    if (!status && once * n < GRAPH_SECONDS) {
-        const double want = fmin(GRAPH_SECONDS / once, GRAPH_LAUNCHES_MAX);
-        n = ((int)want / n_copies + 1) * n_copies;
-        exec_graph_close(b->e, graph);
-        graph = NULL;
+    double once = 0;
+    for (bool is_long = false;; is_long = true) { /* a graph of each set once, then one that lasts long enough */
         if (!no_graph) status = record(&graph, b, run, user, n, n_copies, err, err_bytes);
         if (!status) run_all(b, graph, run, user, n, n_copies, 1, &status, err, err_bytes);
         if (!status) once = run_all(b, graph, run, user, n, n_copies, 1, &status, err, err_bytes) / n;
+        if (status || is_long || once * n >= GRAPH_SECONDS) break;
+        n = ((int)fmin(GRAPH_SECONDS / once, GRAPH_LAUNCHES_MAX) / n_copies + 1) * n_copies;
+        exec_graph_close(b->e, graph);
     }
     const int times = (int)fmin(1e5, ceil(b->sample_seconds / (once * n)));
-    double samples[64];
-    int n_samples = b->n_samples < 64 ? b->n_samples : 64;
+    const int n_samples = b->n_samples < GPU_SAMPLES_MAX ? b->n_samples : GPU_SAMPLES_MAX;
+    double samples[GPU_SAMPLES_MAX];
     if (!status) run_all(b, graph, run, user, n, n_copies, times, &status, err, err_bytes); /* clocks settle */
     for (int i = 0; i < n_samples && !status; i++)
         samples[i] = run_all(b, graph, run, user, n, n_copies, times, &status, err, err_bytes) / n / times;
@@ -246,27 +242,32 @@ int bench_measure_peaks(struct bench_peaks *peaks, struct bench *b, char *err, s
     return 0;
 }
 
-void bench_peak_sizes(struct bench_peaks *peaks, bool is_gpu) {
-    peaks->gemm_size = is_gpu ? 8192 : 1024;
-    peaks->read_bytes = is_gpu ? (size_t)4 << 30 : (size_t)256 << 20;
+struct bench_peaks bench_peaks_wanted(enum dtype act, bool is_gpu) {
+    return (struct bench_peaks){
+        .act = act, .gemm_size = is_gpu ? 8192 : 1024, .read_bytes = is_gpu ? (size_t)4 << 30 : (size_t)256 << 20};
 }
 
-int bench_machine_peaks(struct bench_peaks *peaks, const char *backend, int n_threads, char *err, size_t err_bytes) {
+struct exec_options bench_exec_options(const char *backend, enum dtype act, int n_threads, int size) {
+    return (struct exec_options){.backend = backend,
+                                 .dtype = act,
+                                 .n_threads = n_threads,
+                                 .max_tokens = size,
+                                 .max_rows = 1,
+                                 .max_width = size,
+                                 .max_kv_len = 1,
+                                 .max_heads = 1,
+                                 .max_head_dim = 64,
+                                 .vocab = 1};
+}
+
+int bench_machine_peaks(struct bench_peaks *peaks, enum dtype act, const char *backend, int n_threads, char *err,
+                        size_t err_bytes) {
     struct bench b = {.sample_seconds = 0.03, .n_samples = 5};
-    const struct exec_options o = {.backend = backend,
-                                   .dtype = peaks->act,
-                                   .n_threads = n_threads,
-                                   .max_tokens = 8192,
-                                   .max_rows = 1,
-                                   .max_width = 8192,
-                                   .max_kv_len = 1,
-                                   .max_heads = 1,
-                                   .max_head_dim = 64,
-                                   .vocab = 1};
+    const struct exec_options o = bench_exec_options(backend, act, n_threads, 8192);
     int status = exec_open(&b.e, &o, err, err_bytes);
     if (status) return status;
     b.is_gpu = exec_is_gpu(b.e);
-    bench_peak_sizes(peaks, b.is_gpu);
+    *peaks = bench_peaks_wanted(act, b.is_gpu);
     status = bench_arena_open(&b, peaks->read_bytes + ((size_t)1 << 20), err, err_bytes);
     if (!status) status = bench_measure_peaks(peaks, &b, err, err_bytes);
     bench_arena_close(&b);

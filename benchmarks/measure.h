@@ -29,21 +29,22 @@ struct bench_peaks {
     int gemm_size;
     double launch; /* seconds of the smallest op: what a call costs at least */
 };
-/* What is measured: gemm_size and read_bytes, for such a device. */
-void bench_peak_sizes(struct bench_peaks *peaks, bool is_gpu);
+/* Nothing measured yet, but what to measure on such a device: act, gemm_size and read_bytes. */
+struct bench_peaks bench_peaks_wanted(enum dtype act, bool is_gpu);
 int bench_measure_peaks(struct bench_peaks *peaks, struct bench *b, char *err, size_t err_bytes);
 
-/* The same of a backend that is opened for it and closed again. The fields that say what to measure are filled in, but
- * for `act`. */
-int bench_machine_peaks(struct bench_peaks *peaks, const char *backend, int n_threads, char *err, size_t err_bytes);
+/* The same, of an exec of that dtype that is opened for it and closed again. */
+int bench_machine_peaks(struct bench_peaks *peaks, enum dtype act, const char *backend, int n_threads, char *err,
+                        size_t err_bytes);
+/* Options of an exec that multiplies square matrices of that size and does little else. */
+struct exec_options bench_exec_options(const char *backend, enum dtype act, int n_threads, int size);
 
 /* Opens the arena: as much of `want` as there is room for. */
 int bench_arena_open(struct bench *b, size_t want, char *err, size_t err_bytes);
 void bench_arena_close(struct bench *b);
 
-/* The path of a folder, a shape file, or a NAME that benchmarks/configs or the Hugging Face cache has. */
-int bench_model_find(char *path, size_t path_bytes, const char *name, char *err, size_t err_bytes);
-/* Reads a model's sizes: a folder, a shape file NAME.json, or a NAME that benchmarks/configs has. */
+/* Reads a model's sizes: a folder, a shape file NAME.json, or a NAME that benchmarks/configs or the Hugging Face cache
+ * has. */
 int bench_model_open(struct bench_model *m, const char *name, char *err, size_t err_bytes);
 /* The NULL-terminated names of benchmarks/configs that `tandem bench kernels` takes by itself. */
 extern const char *const bench_model_names[];

@@ -11,3 +11,7 @@ void bench_print_and_delete(cJSON *root) {
     free(text);
     cJSON_Delete(root);
 }
+
+void bench_report(const struct bench_progress *progress, const char *what, int done, int total) {
+    if (progress->update) progress->update(progress->user, what, done, total);
+}

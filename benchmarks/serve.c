@@ -32,6 +32,12 @@ static void sample_add(struct sample_list *s, double value) {
     s->values[s->n++] = value;
 }
 
+/* What is measured of each request, or of each gap between two events: vLLM's words. */
+enum metric { TTFT, TPOT, ITL, E2EL, N_METRICS };
+static const struct {
+    const char *name, *key;
+} metric_names[N_METRICS] = {{"TTFT", "ttft"}, {"TPOT", "tpot"}, {"ITL", "itl"}, {"E2EL", "e2el"}};
+
 struct load;
 
 struct client { /* one request under way */
@@ -51,11 +57,10 @@ struct load {
     char model[256];
     struct bench_request *requests; /* owned */
     int n_requests, n_cut;
-    double *arrivals;       /* owned: seconds from the start */
     struct client *clients; /* owned [capacity]: 0 .. n_clients-1 are under way */
     struct pollfd *polls;
     int n_clients, capacity;
-    struct sample_list ttft, tpot, itl, e2el;
+    struct sample_list metrics[N_METRICS]; /* seconds */
     double input_tokens, output_tokens, seconds;
     int n_ok, n_failed, n_good, most_clients;
     char failure[300]; /* the first */
@@ -133,7 +138,7 @@ static void take_line(void *user, const char *text) {
         if (c->t_first <= 0)
             c->t_first = t;
         else
-            sample_add(&c->load->itl, t - c->t_last);
+            sample_add(&c->load->metrics[ITL], t - c->t_last);
         c->t_last = t;
         c->n_events++;
     }
@@ -181,9 +186,9 @@ static void finish(struct load *l, int at, bool whole) {
         l->n_ok++;
         l->input_tokens += c->n_input;
         l->output_tokens += n;
-        sample_add(&l->ttft, first);
-        sample_add(&l->e2el, end);
-        if (n > 1) sample_add(&l->tpot, per_token);
+        sample_add(&l->metrics[TTFT], first);
+        sample_add(&l->metrics[E2EL], end);
+        if (n > 1) sample_add(&l->metrics[TPOT], per_token);
         l->n_good += (o->goodput_ttft_ms <= 0 || 1e3 * first <= o->goodput_ttft_ms) &&
                      (o->goodput_tpot_ms <= 0 || 1e3 * per_token <= o->goodput_tpot_ms);
     } else {
@@ -199,19 +204,15 @@ static void finish(struct load *l, int at, bool whole) {
 
 /* ---- the loop ---------------------------------------------------------------------------------------------------- */
 
+/* When each request is to be sent: the trace's times, those of a random process, or at once. */
 static void plan_arrivals(struct load *l) {
     const struct bench_serve_options *o = l->options;
     uint64_t state = o->workload.seed ^ 0x6172726976616cu;
     double t = 0;
-    l->arrivals = calloc((size_t)l->n_requests, sizeof *l->arrivals);
-    CHECK(l->arrivals);
     for (int i = 0; i < l->n_requests; i++) {
-        if (o->replay > 0)
-            l->arrivals[i] = l->requests[i].arrival / o->replay;
-        else if (isfinite(o->request_rate)) {
-            l->arrivals[i] = t;
-            t += bench_random_gamma(&state, o->burstiness) / o->request_rate;
-        }
+        double *arrival = &l->requests[i].arrival;
+        *arrival = o->replay > 0 ? *arrival / o->replay : t;
+        if (isfinite(o->request_rate)) t += bench_random_gamma(&state, o->burstiness) / o->request_rate;
     }
 }
 
@@ -226,12 +227,12 @@ static int run(struct load *l, char *err, size_t err_bytes) {
     int next = 0;
     for (double t_news = t0; next < l->n_requests || l->n_clients;) {
         double now = bench_now() - t0;
-        while (next < l->n_requests && l->n_clients < l->capacity && l->arrivals[next] <= now) start(l, next++);
+        while (next < l->n_requests && l->n_clients < l->capacity && l->requests[next].arrival <= now) start(l, next++);
         for (int i = 0; i < l->n_clients; i++)
             l->polls[i] =
                 (struct pollfd){.fd = l->clients[i].http.fd, .events = http_stream_events(&l->clients[i].http)};
         double wait = 1;
-        if (next < l->n_requests && l->n_clients < l->capacity) wait = fmin(wait, l->arrivals[next] - now);
+        if (next < l->n_requests && l->n_clients < l->capacity) wait = fmin(wait, l->requests[next].arrival - now);
         wait = fmax(wait, 0);
         const struct timespec timeout = {.tv_sec = (time_t)wait, .tv_nsec = (long)(1e9 * (wait - floor(wait)))};
         const int n_ready = ppoll(l->polls, (nfds_t)l->n_clients, &timeout, NULL);
@@ -245,10 +246,10 @@ static int run(struct load *l, char *err, size_t err_bytes) {
             const enum http_progress p = http_stream_advance(&l->clients[i].http, take_line, &l->clients[i]);
             if (p != HTTP_GOING) finish(l, i, p == HTTP_ENDED);
         }
-        if (o->progress.update) o->progress.update(o->progress.user, "serve", l->n_ok + l->n_failed, l->n_requests);
+        bench_report(&o->progress, "serve", l->n_ok + l->n_failed, l->n_requests);
     }
     l->seconds = bench_now() - t0;
-    if (o->progress.update) o->progress.update(o->progress.user, NULL, l->n_ok + l->n_failed, l->n_requests);
+    bench_report(&o->progress, NULL, l->n_ok + l->n_failed, l->n_requests);
     if (!l->n_ok) return fail(err, err_bytes, STATUS_IO, "every request failed; the first: %s", l->failure);
     return 0;
 }
@@ -288,8 +289,8 @@ static int ask_model(struct load *l, char *err, size_t err_bytes) {
     if (cJSON_IsString(id))
         snprintf(l->model, sizeof l->model, "%s", id->valuestring);
     else if (failure || !http.status)
-        status = fail(err, err_bytes, STATUS_IO, "no server at %s:%d%s%s", l->options->host, l->options->port,
-                      failure ? ": " : "", failure ? strerror(failure) : "");
+        status = fail(err, err_bytes, STATUS_IO, "no server at %s:%d%s%s; start one, or give --host and --port",
+                      l->options->host, l->options->port, failure ? ": " : "", failure ? strerror(failure) : "");
     else
         status = fail(err, err_bytes, STATUS_INVALID, "GET /v1/models: status %d, no model in %.100s; use --model",
                       http.status, a->text);
@@ -307,13 +308,8 @@ static double mean(const struct sample_list *s) {
     return s->n ? sum / (double)s->n : 0;
 }
 
-static const struct {
-    const char *name, *key;
-} metric_names[] = {{"TTFT", "ttft"}, {"TPOT", "tpot"}, {"ITL", "itl"}, {"E2EL", "e2el"}};
-
 static void print_people(struct load *l) {
     const struct bench_serve_options *o = l->options;
-    struct sample_list *const metrics[] = {&l->ttft, &l->tpot, &l->itl, &l->e2el};
     printf("%s at %s:%d%s, ", l->model, o->host, o->port, o->path);
     if (o->replay > 0)
         printf("the trace's arrivals %g times as fast", o->replay);
@@ -335,8 +331,8 @@ static void print_people(struct load *l) {
            "mean", "median");
     for (int i = 0; i < o->n_percentiles; i++) printf("       p%-3g", o->percentiles[i]);
     printf(" %10s\n", "max");
-    for (int m = 0; m < 4; m++) {
-        struct sample_list *s = metrics[m];
+    for (int m = 0; m < N_METRICS; m++) {
+        struct sample_list *s = &l->metrics[m];
         printf("%-8s %10.2f %10.2f", metric_names[m].name, 1e3 * mean(s), 1e3 * bench_quantile(s->values, s->n, 0.5));
         for (int i = 0; i < o->n_percentiles; i++)
             printf(" %10.2f", 1e3 * bench_quantile(s->values, s->n, o->percentiles[i] / 100));
@@ -346,7 +342,6 @@ static void print_people(struct load *l) {
 
 static void print_json(struct load *l) {
     const struct bench_serve_options *o = l->options;
-    struct sample_list *const metrics[] = {&l->ttft, &l->tpot, &l->itl, &l->e2el};
     cJSON *root = cJSON_CreateObject();
     char name[64];
     cJSON_AddStringToObject(root, "model", l->model);
@@ -361,8 +356,8 @@ static void print_json(struct load *l) {
     cJSON_AddNumberToObject(root, "request_goodput", l->n_good / l->seconds);
     cJSON_AddNumberToObject(root, "output_throughput", l->output_tokens / l->seconds);
     cJSON_AddNumberToObject(root, "total_token_throughput", (l->input_tokens + l->output_tokens) / l->seconds);
-    for (int m = 0; m < 4; m++) {
-        struct sample_list *s = metrics[m];
+    for (int m = 0; m < N_METRICS; m++) {
+        struct sample_list *s = &l->metrics[m];
         snprintf(name, sizeof name, "mean_%s_ms", metric_names[m].key);
         cJSON_AddNumberToObject(root, name, 1e3 * mean(s));
         snprintf(name, sizeof name, "median_%s_ms", metric_names[m].key);
@@ -393,10 +388,8 @@ int bench_serve(const struct bench_serve_options *o, char *err, size_t err_bytes
         print_people(&l);
     if (!status && l.n_failed) status = fail(err, err_bytes, STATUS_IO, "%d requests failed", l.n_failed);
     while (l.n_clients) http_stream_close(&l.clients[--l.n_clients].http);
-    struct sample_list *const all[] = {&l.ttft, &l.tpot, &l.itl, &l.e2el};
-    for (int i = 0; i < 4; i++) free(all[i]->values);
+    for (int m = 0; m < N_METRICS; m++) free(l.metrics[m].values);
     free(l.requests);
-    free(l.arrivals);
     free(l.clients);
     free(l.polls);
     return status;

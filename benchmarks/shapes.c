@@ -1,7 +1,6 @@
 /* shapes.c - the sizes of a model: from a shape file or a folder. */
 #include "benchmarks/measure.h"
 
-#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -37,19 +36,17 @@ static void name_of(struct bench_model *m, const char *path) {
     if (end && !strcmp(end, ".json")) *end = 0;
 }
 
-int bench_model_find(char *path, size_t path_bytes, const char *name, char *err, size_t err_bytes) {
-    char found[PATH_MAX];
-    if (strchr(name, '/') || access(name, R_OK) == 0 || !find_shape(found, name))
-        return model_find(name, path, path_bytes, err, err_bytes);
-    if ((size_t)snprintf(path, path_bytes, "%s", found) < path_bytes) return 0;
-    return fail(err, err_bytes, STATUS_TOO_LARGE, "%s: a path of that length is too long", found);
-}
-
 int bench_model_open(struct bench_model *m, const char *name, char *err, size_t err_bytes) {
-    char path[PATH_MAX];
+    int status = 0;
     *m = (struct bench_model){0};
-    int status = bench_model_find(path, sizeof path, name, err, err_bytes);
-    if (!status) status = model_config_load(&m->config, path, err, err_bytes);
+    if (strchr(name, '/') || access(name, R_OK) == 0 || !find_shape(m->path, name))
+        status = model_find(name, m->path, sizeof m->path, err, err_bytes);
+    if (status && !strchr(name, '/'))
+        return fail(err, err_bytes, status,
+                    "%s: expected a folder, a shape file, a model in the Hugging Face cache or a name that "
+                    "benchmarks/configs has (such as %s), found none of them",
+                    name, bench_model_names[1]);
+    if (!status) status = model_config_load(&m->config, m->path, err, err_bytes);
     name_of(m, name);
     m->group = m->config.quantization.group;
     m->act = m->group ? DTYPE_F16 : m->config.dtype;
@@ -59,8 +56,8 @@ int bench_model_open(struct bench_model *m, const char *name, char *err, size_t 
 void bench_matrix_sizes(struct bench_matrix_size sizes[BENCH_MATRICES], const struct bench_model *m) {
     const struct model_config *c = &m->config;
     const int q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
-    sizes[0] = (struct bench_matrix_size){"qkv", q + 2 * kv, c->hidden};
-    sizes[1] = (struct bench_matrix_size){"o", c->hidden, q};
-    sizes[2] = (struct bench_matrix_size){"gate_up", 2 * c->ffn, c->hidden};
-    sizes[3] = (struct bench_matrix_size){"down", c->hidden, c->ffn};
+    sizes[BENCH_QKV] = (struct bench_matrix_size){"qkv", q + 2 * kv, c->hidden};
+    sizes[BENCH_O] = (struct bench_matrix_size){"o", c->hidden, q};
+    sizes[BENCH_GATE_UP] = (struct bench_matrix_size){"gate_up", 2 * c->ffn, c->hidden};
+    sizes[BENCH_DOWN] = (struct bench_matrix_size){"down", c->hidden, c->ffn};
 }

@@ -11,31 +11,36 @@ struct point {
     struct throughput t;
 };
 
-/* The i-th of a list, or the engine's own value where the list is empty. */
-static int pick(const int *list, int n, int i, int otherwise) {
-    return n ? list[i % n] : otherwise;
-}
-static int at_least_one(int n) {
-    return n ? n : 1;
+/* Takes a list's digit off the number *i of a combination: that value, or the engine's own where the list is empty. */
+static int pick(const struct bench_ints *list, int *i, int otherwise) {
+    if (!list->n) return otherwise;
+    const int digit = *i % list->n;
+    *i /= list->n;
+    return list->values[digit];
 }
 
 /* Combination i; the first list changes slowest. */
 static struct point point_of(const struct bench_sweep_options *o, int i) {
-    const int n_kv = at_least_one(o->n_kv_cache_dtypes), n_threshold = at_least_one(o->n_long_prefill_token_thresholds),
-              n_block = at_least_one(o->n_block_sizes), n_tokens = at_least_one(o->n_max_num_batched_tokens);
-    struct point p;
-    p.kv_cache_dtype = o->n_kv_cache_dtypes ? o->kv_cache_dtypes[i % n_kv] : o->engine.kv_cache_dtype;
-    i /= n_kv;
-    p.threshold = pick(o->long_prefill_token_thresholds, o->n_long_prefill_token_thresholds, i,
-                       o->engine.long_prefill_token_threshold);
-    i /= n_threshold;
-    p.block_size = pick(o->block_sizes, o->n_block_sizes, i, o->engine.block_size);
-    i /= n_block;
-    p.max_num_batched_tokens =
-        pick(o->max_num_batched_tokens, o->n_max_num_batched_tokens, i, o->engine.max_num_batched_tokens);
-    i /= n_tokens;
-    p.max_num_seqs = pick(o->max_num_seqs, o->n_max_num_seqs, i, o->engine.max_num_seqs);
+    const struct engine_options *e = &o->engine;
+    struct point p = {.kv_cache_dtype = e->kv_cache_dtype};
+    if (o->n_kv_cache_dtypes) {
+        p.kv_cache_dtype = o->kv_cache_dtypes[i % o->n_kv_cache_dtypes];
+        i /= o->n_kv_cache_dtypes;
+    }
+    p.threshold = pick(&o->long_prefill_token_thresholds, &i, e->long_prefill_token_threshold);
+    p.block_size = pick(&o->block_sizes, &i, e->block_size);
+    p.max_num_batched_tokens = pick(&o->max_num_batched_tokens, &i, e->max_num_batched_tokens);
+    p.max_num_seqs = pick(&o->max_num_seqs, &i, e->max_num_seqs);
     return p;
+}
+
+static int n_points(const struct bench_sweep_options *o) {
+    const int sizes[] = {o->n_kv_cache_dtypes, o->long_prefill_token_thresholds.n, o->block_sizes.n,
+                         o->max_num_batched_tokens.n, o->max_num_seqs.n};
+    int n = 1;
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        if (sizes[i]) n *= sizes[i];
+    return n;
 }
 
 static int run_point(struct point *p, const struct bench_sweep_options *o, char *err, size_t err_bytes) {
@@ -98,15 +103,13 @@ static void add_point(cJSON *list, const struct point *p) {
 }
 
 int bench_sweep(const struct bench_sweep_options *o, char *err, size_t err_bytes) {
-    const int n = at_least_one(o->n_kv_cache_dtypes) * at_least_one(o->n_long_prefill_token_thresholds) *
-                  at_least_one(o->n_block_sizes) * at_least_one(o->n_max_num_batched_tokens) *
-                  at_least_one(o->n_max_num_seqs);
+    const int n = n_points(o);
     cJSON *list = cJSON_CreateArray();
     int status = 0;
     if (!o->json) print_head(o->csv);
     for (int i = 0; i < n && !status; i++) {
         struct point p = point_of(o, i);
-        if (o->progress.update) o->progress.update(o->progress.user, "sweep", i, n);
+        bench_report(&o->progress, "sweep", i, n);
         status = run_point(&p, o, err, err_bytes);
         if (status) break;
         if (o->json)
@@ -114,7 +117,7 @@ int bench_sweep(const struct bench_sweep_options *o, char *err, size_t err_bytes
         else
             print_point(&p, o->csv);
     }
-    if (o->progress.update) o->progress.update(o->progress.user, NULL, n, n);
+    bench_report(&o->progress, NULL, n, n);
     if (o->json && !status)
         bench_print_and_delete(list);
     else

@@ -52,11 +52,11 @@ int throughput_run(struct throughput *t, struct engine *e, const struct bench_wo
             t->input_tokens += u->n_prompt;
             t->output_tokens += u->n_output;
         }
-        if (progress->update) progress->update(progress->user, "throughput", done, n);
+        bench_report(progress, "throughput", done, n);
     }
     t->seconds = bench_now() - start;
     engine_stats(e, &after);
-    if (progress->update) progress->update(progress->user, NULL, done, n);
+    bench_report(progress, NULL, done, n);
     const double queries = (double)(after.prefix_queries - before.prefix_queries);
     t->n_requests = n;
     t->n_steps = (double)(after.n_steps - before.n_steps);

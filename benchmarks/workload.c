@@ -53,10 +53,10 @@ static int read_trace(struct bench_request **requests, int *n, const char *path,
     double start = 0;
     *requests = NULL;
     *n = 0;
-    if (!f) return fail(err, err_bytes, STATUS_NOT_FOUND, "%s: %s", path, strerror(errno));
+    if (!f) return fail(err, err_bytes, STATUS_NOT_FOUND, "--trace %s: %s", path, strerror(errno));
     if (!fgets(line, sizeof line, f) || strncmp(line, "TIMESTAMP,ContextTokens,GeneratedTokens", 39))
         status = fail(err, err_bytes, STATUS_INVALID,
-                      "%s: expected the columns TIMESTAMP,ContextTokens,GeneratedTokens", path);
+                      "--trace %s: expected the columns TIMESTAMP,ContextTokens,GeneratedTokens", path);
     while (!status && (!most || *n < most) && fgets(line, sizeof line, f)) {
         struct bench_request r;
         const char *comma = strchr(line, ',');
@@ -64,7 +64,8 @@ static int read_trace(struct bench_request **requests, int *n, const char *path,
         number++;
         if (t < 0 || !comma || sscanf(comma, ",%d,%d", &r.n_prompt, &r.n_output) != 2 || r.n_prompt < 0 ||
             r.n_output < 0) {
-            status = fail(err, err_bytes, STATUS_INVALID, "%s, line %d: expected a time and two counts", path, number);
+            status = fail(err, err_bytes, STATUS_INVALID, "--trace %s, line %d: expected a time and two counts", path,
+                          number);
             break;
         }
         if (*n == capacity) {
@@ -77,7 +78,8 @@ static int read_trace(struct bench_request **requests, int *n, const char *path,
         (*requests)[(*n)++] = r;
     }
     fclose(f);
-    if (!status && !*n) status = fail(err, err_bytes, STATUS_INVALID, "%s: expected requests, found none", path);
+    if (!status && !*n)
+        status = fail(err, err_bytes, STATUS_INVALID, "--trace %s: expected requests, found none", path);
     if (status) {
         free(*requests);
         *requests = NULL;

@@ -5,7 +5,7 @@
 
 struct bench_request {
     int n_prompt, n_output;
-    double arrival; /* seconds from the start, of a trace; else 0 */
+    double arrival; /* seconds from the start, in a trace; else 0 */
 };
 
 /* Owned: *requests is malloc'ed. Lengths are kept within max_len in all; n_cut says how many had to be. */

@@ -35,8 +35,8 @@ static int choose_dtypes(struct engine *e, char *err, size_t err_bytes) {
     int status = parse_dtype("--dtype", e->options.dtype, automatic, &e->info.dtype, err, err_bytes);
     if (status) return status;
     if (awq && e->info.dtype != DTYPE_F16)
-        return fail(err, err_bytes, STATUS_UNSUPPORTED, "--dtype: expected auto or float16 for an AWQ checkpoint, found %s",
-                    e->options.dtype);
+        return fail(err, err_bytes, STATUS_UNSUPPORTED,
+                    "--dtype: expected auto or float16 for an AWQ checkpoint, found %s", e->options.dtype);
     if (quantization && (!*quantization || !strcmp(quantization, "none"))) quantization = NULL;
     if (quantization && strcmp(quantization, "awq") && strcmp(quantization, "awq_marlin"))
         return fail(err, err_bytes, STATUS_UNSUPPORTED, "--quantization: expected awq or awq_marlin, found \"%s\"",
@@ -69,7 +69,8 @@ static int check_options(const struct engine_options *o, char *err, size_t err_b
     if ((status = check_range("--block-size", o->block_size, 1, 256, err, err_bytes))) return status;
     if ((status = check_range("--max-logprobs", o->max_logprobs, 0, 1000, err, err_bytes))) return status;
     if (!(o->gpu_memory_utilization > 0 && o->gpu_memory_utilization <= 1))
-        return fail(err, err_bytes, STATUS_INVALID, "--gpu-memory-utilization: expected more than 0 and at most 1, found %g",
+        return fail(err, err_bytes, STATUS_INVALID,
+                    "--gpu-memory-utilization: expected more than 0 and at most 1, found %g",
                     o->gpu_memory_utilization);
     if (o->load_format && strcmp(o->load_format, "auto") && strcmp(o->load_format, "safetensors") &&
         strcmp(o->load_format, "dummy"))
@@ -90,8 +91,8 @@ static int plan_length(struct engine *e, char *err, size_t err_bytes) {
     return 0;
 }
 
-/* Bytes for KV: on a GPU what --gpu-memory-utilization leaves beside weights and activations, which are allocated; on the
- * CPU a quarter of what is free, because the machine is not ours alone. */
+/* Bytes for KV: on a GPU what --gpu-memory-utilization leaves beside weights and activations, which are allocated; on
+ * the CPU a quarter of what is free, because the machine is not ours alone. */
 static int kv_budget(struct engine *e, size_t *bytes, char *err, size_t err_bytes) {
     const double share = e->options.gpu_memory_utilization;
     size_t free_bytes, total_bytes;
@@ -103,8 +104,8 @@ static int kv_budget(struct engine *e, size_t *bytes, char *err, size_t err_byte
     const double used = (double)(total_bytes - free_bytes) + reserve, allowed = share * (double)total_bytes;
     if (used >= allowed)
         return fail(err, err_bytes, STATUS_NO_MEMORY,
-                    "--gpu-memory-utilization %.2f allows %.1f GB of the GPU's %.1f GB, but weights, activations and other "
-                    "programs hold %.1f GB: raise it, or lower --max-num-batched-tokens",
+                    "--gpu-memory-utilization %.2f allows %.1f GB of the GPU's %.1f GB, but weights, activations and "
+                    "other programs hold %.1f GB: raise it, or lower --max-num-batched-tokens",
                     share, allowed * 1e-9, (double)total_bytes * 1e-9, used * 1e-9);
     *bytes = (size_t)(allowed - used);
     return 0;
@@ -182,7 +183,8 @@ static int open_configuration(struct engine *e, bool dummy, char *err, size_t er
     const bool shape_file = !stat(e->path, &st) && S_ISREG(st.st_mode);
     if (shape_file && !dummy)
         return fail(err, err_bytes, STATUS_INVALID,
-                    "%s is a shape file, which has no weights: give a checkpoint folder, or --load-format dummy", e->path);
+                    "%s is a shape file, which has no weights: give a checkpoint folder, or --load-format dummy",
+                    e->path);
     if (shape_file && !o->token_ids_only)
         return fail(err, err_bytes, STATUS_INVALID,
                     "%s is a shape file, which has no tokenizer: give a checkpoint folder, or run it with tandem bench",

@@ -38,7 +38,7 @@ struct engine_options {
     const char *model;                  /* folder or Hugging Face cache name */
     const char *backend;                /* NULL: the best there is */
     enum chat_template chat_template;   /* NONE: recognised from the checkpoint */
-    const char *dtype;                  /* NULL or "auto": the checkpoint's; "bfloat16", "float16" ("half"), "float32" */
+    const char *dtype;                  /* NULL or "auto": the checkpoint's; "bfloat16", "float16", "half", "float32" */
     const char *kv_cache_dtype;         /* NULL or "auto": the activations'; "fp8", "fp8_e4m3" */
     int max_model_len;                  /* 0: the model's max_position_embeddings, or less where the pool is small */
     int max_num_seqs;                   /* default 256 */
@@ -48,8 +48,8 @@ struct engine_options {
     int num_blocks_override;            /* 0: from memory; else exactly so many KV blocks */
     size_t kv_cache_memory_bytes;       /* 0: CPU: up to a quarter of the machine's free memory, at most what
                                            max_num_seqs sequences of max_model_len can fill */
-    double gpu_memory_utilization;      /* default 0.92: of the GPU's memory, what weights, activations and KV may take */
-    const char *load_format;            /* NULL or "auto": the checkpoint; "dummy": seeded random weights, for benchmarks */
+    double gpu_memory_utilization;      /* default 0.92: of the GPU's memory, for weights, activations and KV */
+    const char *load_format;            /* NULL or "auto": the checkpoint; "dummy": seeded random weights */
     const char *quantization;           /* NULL: what the checkpoint says; "awq", "awq_marlin": it must be AWQ */
     bool enforce_eager;                 /* no CUDA graphs */
     bool token_ids_only;                /* prompts come as ids: no tokenizer is opened, and a shape file will do */
@@ -177,7 +177,7 @@ bool engine_wait(struct engine *e, int timeout_ms);
 /* `wake` is called on the engine thread after events were queued (for uv_async_send); set before the first submit. */
 void engine_set_wake(struct engine *e, void (*wake)(void *), void *arg);
 
-/* ---- figures ------------------------------------------------------------------------------------------------------ */
+/* ---- figures ----------------------------------------------------------------------------------------------------- */
 
 struct engine_stats {
     int n_running, n_waiting;
@@ -185,7 +185,6 @@ struct engine_stats {
     uint64_t n_steps, n_preemptions;
     uint64_t n_prompt_tokens, n_prompt_tokens_cached, n_generated_tokens;
     uint64_t prefix_queries, prefix_hits; /* tokens */
-    int last_step_tokens;
     double step_seconds_total; /* time in which a step was on its way */
     double device_seconds_total; /* of which the device was at it; on the CPU the same */
     /* tokens per step: counts per bucket with upper bounds 1, 2, 4, ... 2^15, inf */

@@ -5,8 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- client thread: requests ---------------------------------------------------------------------------------------
- */
+/* ---- client thread: requests ------------------------------------------------------------------------------------- */
 
 /* splitmix64: distinct, well-spread seeds for requests that bring none. */
 static uint64_t mix(uint64_t x) {
@@ -67,8 +66,7 @@ void engine_cancel(struct engine *e, uint64_t id) {
         }
 }
 
-/* ---- client thread: events -----------------------------------------------------------------------------------------
- */
+/* ---- client thread: events --------------------------------------------------------------------------------------- */
 
 static void append_text(struct engine *e, struct engine_event *event, const char *text, size_t bytes) {
     if (event->text_bytes + bytes + 1 > e->text_capacity) {

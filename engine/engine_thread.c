@@ -83,7 +83,6 @@ static void count_step(struct engine *e, const struct plan *plan, double seconds
     f->n_steps++;
     f->step_tokens_bucket[bucket]++;
     f->step_tokens_sum += (uint64_t)T;
-    f->last_step_tokens = T;
     f->step_seconds_total += seconds;
     f->device_seconds_total += device_seconds;
     for (int i = 0; i < plan->n_items; i++) f->n_generated_tokens += plan->items[i].sample;

@@ -11,7 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define RAW_BYTES ((size_t)2 << 30) /* of quantised tensors on their way, at most: few bulk copies, and it fits beside */
+#define RAW_BYTES ((size_t)2 << 30) /* of quantised tensors on their way: few bulk copies, and it fits beside */
 
 struct pack { /* a part of a quantised matrix that waits in the raw buffer */
     struct matrix w;
@@ -23,7 +23,7 @@ struct pack { /* a part of a quantised matrix that waits in the raw buffer */
 struct region {
     struct exec *e;
     const struct checkpoint *c; /* NULL: random weights */
-    const struct model_quantization *quantization;
+    const struct model_config *config;
     enum dtype dtype;
     char *base;
     size_t used;
@@ -52,12 +52,11 @@ static void *region_take(struct region *r, size_t n) {
 
 static void *grow_list(struct region *r, void *list, size_t n, size_t *capacity, size_t item_bytes) {
     if (n < *capacity) return list;
-    void *grown = realloc(list, (*capacity ? *capacity * 2 : 256) * item_bytes);
-    if (!grown) {
-        r->failed = true;
-        return list;
-    }
-    *capacity = *capacity ? *capacity * 2 : 256;
+    const size_t more = *capacity ? *capacity * 2 : 256;
+    void *grown = realloc(list, more * item_bytes);
+    r->failed |= !grown;
+    if (!grown) return list;
+    *capacity = more;
     return grown;
 }
 
@@ -77,7 +76,7 @@ static void region_flush(struct region *r) {
     r->raw_used = 0;
 }
 
-/* ---- one tensor --------------------------------------------------------------------------------------------------- */
+/* ---- one tensor -------------------------------------------------------------------------------------------------- */
 
 static size_t tensor_elements(const struct tensor *t) {
     size_t n = 1;
@@ -128,7 +127,7 @@ struct spread {
     float mean, spread;
 };
 
-/* ---- pieces of the region ------------------------------------------------------------------------------------------ */
+/* ---- pieces of the region ---------------------------------------------------------------------------------------- */
 
 /* One part of a stack: a tensor of the checkpoint and how many rows it has. */
 struct part {
@@ -136,10 +135,10 @@ struct part {
     int rows;
 };
 
-/* Appends the parts' tensors NAME + suffix, [rows, cols] each, one below the other, as one dense piece. `layer` < 0: the
- * name has no layer in it. */
-static void *region_stack(struct region *r, int layer, const struct part *parts, int n_parts, const char *suffix, int cols,
-                          struct spread random) {
+/* Appends the parts' tensors NAME + suffix, [rows, cols] each, one below the other, as one dense piece. `layer` < 0:
+ * the name has no layer in it. */
+static void *region_stack(struct region *r, int layer, const struct part *parts, int n_parts, const char *suffix,
+                          int cols, struct spread random) {
     size_t elements = 0, offset = 0;
     for (int i = 0; i < n_parts; i++) elements += (size_t)parts[i].rows * (size_t)cols;
     char *piece = region_take(r, elements * dtype_bytes(r->dtype));
@@ -190,8 +189,9 @@ static void *raw_tensor(struct region *r, int layer, const char *name, const cha
     return p;
 }
 
-static struct matrix region_awq(struct region *r, int layer, const struct part *parts, int n_parts, int rows, int cols) {
-    const int group = r->quantization->group;
+static struct matrix region_awq(struct region *r, int layer, const struct part *parts, int n_parts, int rows,
+                                int cols) {
+    const int group = r->config->quantization.group;
     struct matrix w = {.format = MATRIX_AWQ, .dtype = DTYPE_F16, .rows = rows, .cols = cols, .group = group};
     awq_layout(r->e, &w, region_take(r, awq_bytes(r->e, rows, cols, group)));
     int row = 0;
@@ -207,10 +207,11 @@ static struct matrix region_awq(struct region *r, int layer, const struct part *
         /* q and zero are uniform in 0..15, so their difference has a variance of 42.5 */
         const float scale = 1 / sqrtf(42.5f * (float)cols);
         struct pack pack = {.w = w, .first_row = row, .n_rows = parts[i].rows};
-        pack.qweight = raw_tensor(r, layer, parts[i].name, ".qweight", (size_t)cols * n / 8, DTYPE_I32, (struct spread){0});
-        pack.qzeros = raw_tensor(r, layer, parts[i].name, ".qzeros", g * n / 8, DTYPE_I32, (struct spread){0});
-        pack.scales = raw_tensor(r, layer, parts[i].name, ".scales", g * n, DTYPE_F16,
-                                 (struct spread){scale, 0.25f * scale});
+        const char *name = parts[i].name;
+        pack.qweight = raw_tensor(r, layer, name, ".qweight", (size_t)cols * n / 8, DTYPE_I32, (struct spread){0});
+        pack.qzeros = raw_tensor(r, layer, name, ".qzeros", g * n / 8, DTYPE_I32, (struct spread){0});
+        pack.scales =
+            raw_tensor(r, layer, name, ".scales", g * n, DTYPE_F16, (struct spread){scale, 0.25f * scale});
         r->packs = grow_list(r, r->packs, r->n_packs, &r->packs_capacity, sizeof *r->packs);
         if (!r->failed) r->packs[r->n_packs++] = pack;
         row += parts[i].rows;
@@ -219,15 +220,14 @@ static struct matrix region_awq(struct region *r, int layer, const struct part *
 }
 
 /* A linear layer: its parts are quantised all or none. */
-static struct matrix region_matrix(struct region *r, const struct model_config *config, int layer,
-                                   const struct part *parts, int n_parts, int cols) {
+static struct matrix region_matrix(struct region *r, int layer, const struct part *parts, int n_parts, int cols) {
     int rows = 0, n_quantized = 0;
     for (int i = 0; i < n_parts; i++) {
         rows += parts[i].rows;
-        n_quantized += model_is_quantized(config, parts[i].name);
+        n_quantized += model_is_quantized(r->config, parts[i].name);
     }
     if (n_quantized == n_parts) return region_awq(r, layer, parts, n_parts, rows, cols);
-    CHECK_EQ(n_quantized, 0); /* model_load has refused it */
+    CHECK_EQ(n_quantized, 0); /* check_stacks has passed */
     const struct spread random = {0, sqrtf(3.0f / (float)cols)}; /* a variance of 1 / cols */
     return (struct matrix){.format = MATRIX_DENSE,
                            .dtype = r->dtype,
@@ -248,13 +248,14 @@ static void place_weights(struct model *m, struct region *r, bool fp8_kv) {
     const int C = c->hidden, F = c->ffn, V = c->vocab, QD = c->n_heads * c->head_dim, KD = c->n_kv_heads * c->head_dim;
     const struct part qkv[] = {{"self_attn.q_proj", QD}, {"self_attn.k_proj", KD}, {"self_attn.v_proj", KD}},
                       o[] = {{"self_attn.o_proj", C}}, gate_up[] = {{"mlp.gate_proj", F}, {"mlp.up_proj", F}},
-                      down[] = {{"mlp.down_proj", C}}, embedding[] = {{"model.embed_tokens", V}}, head[] = {{"lm_head", V}};
+                      down[] = {{"mlp.down_proj", C}}, embedding[] = {{"model.embed_tokens", V}},
+                      head[] = {{"lm_head", V}};
 
-    m->embedding = region_matrix(r, c, -1, embedding, 1, C);
+    m->embedding = region_matrix(r, -1, embedding, 1, C);
     for (int l = 0; l < c->n_layers; l++) {
         struct layer *w = &m->layers[l];
         w->attn_norm = region_norm(r, l, "input_layernorm", C);
-        w->w_qkv = region_matrix(r, c, l, qkv, N_PARTS(qkv), C);
+        w->w_qkv = region_matrix(r, l, qkv, N_PARTS(qkv), C);
         if (c->qkv_bias) {
             w->b_qkv = region_stack(r, l, qkv, N_PARTS(qkv), ".bias", 1, (struct spread){0, 0.25f});
             if (fp8_kv && w->b_qkv) w->k_bias = (const char *)w->b_qkv + (size_t)QD * dtype_bytes(r->dtype);
@@ -263,13 +264,13 @@ static void place_weights(struct model *m, struct region *r, bool fp8_kv) {
             w->q_norm = region_norm(r, l, "self_attn.q_norm", c->head_dim);
             w->k_norm = region_norm(r, l, "self_attn.k_norm", c->head_dim);
         }
-        w->w_o = region_matrix(r, c, l, o, N_PARTS(o), QD);
+        w->w_o = region_matrix(r, l, o, N_PARTS(o), QD);
         w->ffn_norm = region_norm(r, l, "post_attention_layernorm", C);
-        w->w_gate_up = region_matrix(r, c, l, gate_up, N_PARTS(gate_up), C);
-        w->w_down = region_matrix(r, c, l, down, N_PARTS(down), F);
+        w->w_gate_up = region_matrix(r, l, gate_up, N_PARTS(gate_up), C);
+        w->w_down = region_matrix(r, l, down, N_PARTS(down), F);
     }
     m->final_norm = region_norm(r, -1, "model.norm", C);
-    m->lm_head = c->tied ? m->embedding : region_matrix(r, c, -1, head, 1, C);
+    m->lm_head = c->tied ? m->embedding : region_matrix(r, -1, head, 1, C);
 }
 
 /* Parts that lie in one matrix must be quantised alike. */
@@ -287,11 +288,11 @@ static int check_stacks(const struct model_config *c, char *err, size_t err_byte
 
 int model_load(struct model *m, struct exec *e, const struct checkpoint *c, const struct model_config *config,
                enum dtype dtype, enum dtype kv_dtype, int max_len, char *err, size_t err_bytes) {
-    *m = (struct model){.config = *config, .dtype = dtype};
+    *m = (struct model){.config = *config};
     int status = check_stacks(config, err, err_bytes);
     if (status) return status;
     const bool fp8_kv = kv_dtype == DTYPE_F8_E4M3;
-    struct region r = {.e = e, .c = c, .dtype = dtype, .quantization = &m->config.quantization};
+    struct region r = {.e = e, .c = c, .config = config, .dtype = dtype};
     const size_t rope_bytes = (size_t)max_len * config->head_dim * sizeof(float);
     float *rope = NULL;
     status = STATUS_NO_MEMORY;

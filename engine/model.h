@@ -1,7 +1,8 @@
 /* model.h - a decoder-only Qwen model in memory: this struct is the document of the architecture.
  *
  * L layers, C hidden, H query heads, K KV heads, D head dim, F feed-forward, V vocabulary. "act" is the activation
- * dtype, which is also the dtype of every weight that is not quantised. All weights lie in one region of device memory, owned here. */
+ * dtype, which is also the dtype of every weight that is not quantised. All weights lie in one region of device memory,
+ * owned here. */
 #pragma once
 
 #include "kernels/kernels.h"
@@ -22,7 +23,6 @@ struct layer {
 
 struct model {
     struct model_config config;
-    enum dtype dtype;        /* act */
     struct matrix embedding; /* [V, C] */
     struct layer *layers;    /* [L] owned */
     const void *final_norm;  /* [C] act */
@@ -57,6 +57,6 @@ void model_deinit(struct model *m, struct exec *e); /* accepts a half-loaded mod
 size_t activations_layout(struct activations *a, void *base, const struct model_config *config, enum dtype dtype, int T,
                           int R);
 
-/* One step: tokens in, the logits of batch->logits_rows out (a->logits); K and V of the step's tokens go to the pool. */
+/* One step: tokens in, the logits of batch->logits_rows out (a->logits); K and V of its tokens go to the pool. */
 void forward(struct exec *e, const struct model *m, struct activations *a, const struct kv_cache *kv,
              const struct batch *batch);

@@ -67,6 +67,6 @@ int request_open(struct request **out, uint64_t id, const struct request_params 
                  const struct tokenizer *tokenizer, uint64_t default_seed);
 void request_close(struct request *r); /* NULL is fine */
 
-/* Engine thread: the parameters for drawing token `position`. Tokens below seq->n_tokens are counted; the one that a step
- * in flight still owes is not. */
+/* Engine thread: the parameters for drawing token `position`. Tokens below seq->n_tokens are counted; the one that a
+ * step in flight still owes is not. */
 struct sample_params request_sample_params(struct request *r, int position);

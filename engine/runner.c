@@ -19,7 +19,7 @@ static int widest_table(const struct runner_options *o) {
     return n;
 }
 
-/* ---- opening ------------------------------------------------------------------------------------------------------ */
+/* ---- opening ----------------------------------------------------------------------------------------------------- */
 
 static bool open_flight(struct flight *f, struct exec *e, const struct runner_options *o, size_t batch_ints) {
     const size_t rows = (size_t)o->max_rows;
@@ -124,7 +124,7 @@ void runner_close(struct runner *r) {
     *r = (struct runner){0};
 }
 
-/* ---- the batch ---------------------------------------------------------------------------------------------------- */
+/* ---- the batch --------------------------------------------------------------------------------------------------- */
 
 /* Fills order: items of one token first. Returns how many these are. */
 static int order_items(int *order, const struct plan *plan) {
@@ -137,12 +137,17 @@ static int order_items(int *order, const struct plan *plan) {
     return n_decode;
 }
 
-/* Token `position` of a sequence as the device is to read it: an id, or the row of the flight before that samples it. */
+/* Token `position` of a sequence as the device is to read it: an id, or the flight before's row that samples it. */
 static int32_t token_at(const struct sequence *q, int position) {
     const struct request *request = q->user;
     if (position < q->n_tokens) return q->tokens[position];
     CHECK_EQ(position, q->n_tokens);
     return -1 - request->row;
+}
+
+/* What the flight before samples; of batches and samplers that refer to it. */
+static const int32_t *ids_before(const struct runner *r, int slot) {
+    return r->flights[(slot + 1) % RUNNER_SLOTS].device_ids;
 }
 
 /* The plan as flat arrays: filled on the host, copied to the device in one piece. Arrays lie at offsets that depend on
@@ -202,7 +207,7 @@ static struct batch make_batch(struct runner *r, int slot, const struct plan *pl
         .max_query = max_query,
         .max_kv_len = max_kv_len,
         .tokens = d,
-        .sampled = r->flights[(slot + 1) % RUNNER_SLOTS].device_ids,
+        .sampled = ids_before(r, slot),
         .positions = d + (positions - tokens),
         .seq_of = d + (seq_of - tokens),
         .query_start = d + (query_start - tokens),
@@ -214,12 +219,11 @@ static struct batch make_batch(struct runner *r, int slot, const struct plan *pl
     };
 }
 
-/* ---- the step ----------------------------------------------------------------------------------------------------- */
+/* ---- the step ---------------------------------------------------------------------------------------------------- */
 
 /* The sampler's parameters of the sampled rows; a token that only the device knows counts through `pending`. */
 static unsigned set_sampler(struct runner *r, int slot, const struct plan *plan) {
     struct flight *f = &r->flights[slot];
-    const int32_t *before = r->flights[(slot + 1) % RUNNER_SLOTS].device_ids;
     for (int i = 0; i < plan->n_items; i++) {
         const struct plan_item *item = &plan->items[i];
         if (!item->sample) continue;
@@ -227,7 +231,7 @@ static unsigned set_sampler(struct runner *r, int slot, const struct plan *plan)
         const int position = item->first + item->n_tokens;
         struct sample_params *p = &r->sample[f->row_of_item[i]];
         *p = request_sample_params(request, position);
-        if (position > item->seq->n_tokens) p->pending = before + request->row;
+        if (position > item->seq->n_tokens) p->pending = ids_before(r, slot) + request->row;
     }
     return sample_set(r->exec, r->sample, f->n_sampled, r->model.config.vocab);
 }
@@ -259,14 +263,11 @@ static struct exec_graph *find_graph(struct runner *r, int slot, const struct ba
         }
         if (r->graphs[i].used_at < r->graphs[oldest].used_at) oldest = i;
     }
-    int i = r->n_graphs;
-    if (i == MAX_GRAPHS)
-        exec_graph_close(r->exec, r->graphs[i = oldest].graph);
-    else
-        r->n_graphs++;
-    r->graphs[i].key = key;
-    r->graphs[i].graph = NULL;
-    r->graphs[i].used_at = r->clock;
+    const int at = r->n_graphs < MAX_GRAPHS ? r->n_graphs++ : oldest;
+    exec_graph_close(r->exec, r->graphs[at].graph);
+    r->graphs[at].key = key;
+    r->graphs[at].graph = NULL;
+    r->graphs[at].used_at = r->clock;
     return NULL; /* the first time it is just run: what is loaded on first use must not be loaded while recording */
 }
 
@@ -335,8 +336,8 @@ void runner_launch(struct runner *r, int slot, const struct plan *plan) {
     }
 }
 
-int runner_land(struct runner *r, int slot, const struct plan *plan, int32_t *sampled, double *device_seconds, char *err,
-                size_t err_bytes) {
+int runner_land(struct runner *r, int slot, const struct plan *plan, int32_t *sampled, double *device_seconds,
+                char *err, size_t err_bytes) {
     struct flight *f = &r->flights[slot];
     int status = exec_wait(r->exec, end_mark(slot), err, err_bytes);
     if (status) return status;

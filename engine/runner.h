@@ -9,8 +9,8 @@
  * Two steps may be on their way, in the slots 0 and 1 in turn. What the first samples feeds the second on the device:
  * a token that the host does not know yet is uploaded as the row that samples it (batch.tokens below 0).
  *
- * A step of nothing but decodes, without logprobs, is run as a graph: one is recorded the first time that (B, width of the
- * block table, sampling stages, slot) occurs, and repeated from then on. */
+ * A step of nothing but decodes, without logprobs, is run as a graph: one is recorded when (B, width of the block
+ * table, sampling stages, slot) occurs for the second time, and repeated from then on. */
 #pragma once
 
 #include "engine/model.h"
@@ -85,5 +85,5 @@ void runner_launch(struct runner *r, int slot, const struct plan *plan);
 
 /* Waits for the step. sampled [plan->n_items]: the token of each item that samples. Logprobs and logits go to the
  * requests' own buffers. device_seconds: how long the device was at it. 0, or STATUS_DEVICE and a sentence. */
-int runner_land(struct runner *r, int slot, const struct plan *plan, int32_t *sampled, double *device_seconds, char *err,
-                size_t err_bytes);
+int runner_land(struct runner *r, int slot, const struct plan *plan, int32_t *sampled, double *device_seconds,
+                char *err, size_t err_bytes);

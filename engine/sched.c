@@ -219,7 +219,6 @@ static void add_item(struct plan *plan, const struct plan_item *item, struct roo
     plan->items[plan->n_items++] = *item;
     plan->n_tokens += item->n_tokens;
     plan->n_rows += item->n_rows;
-    if (item->n_tokens > 1 || !item->sample) plan->n_prefill_tokens += item->n_tokens;
     struct sequence *q = item->seq;
     q->n_scheduled = item->first + item->n_tokens;
     q->n_logits_rows = max_int(q->n_logits_rows, min_int(q->n_scheduled, q->n_prompt));
@@ -300,8 +299,6 @@ void sched_plan(struct sched *s, struct plan *plan) {
     /* Memory that was taken from running sequences is not for new ones. */
     if (!plan->n_preempted) plan_waiting(s, plan, &room);
     s->n_flights += plan->n_items > 0;
-    s->n_steps += plan->n_items > 0;
-    s->last_step_tokens = plan->n_tokens;
 }
 
 /* ---- commit ------------------------------------------------------------------------------------------------------ */
@@ -375,8 +372,6 @@ struct sched_stats sched_stats(const struct sched *s) {
     return (struct sched_stats){
         .n_waiting = s->waiting.n,
         .n_running = s->running.n,
-        .n_steps = s->n_steps,
         .n_preemptions = s->n_preemptions,
-        .last_step_tokens = s->last_step_tokens,
     };
 }

@@ -7,8 +7,8 @@
  *     ... the executor runs plan ...
  *     sched_commit(s, plan, sampled);   tokens appended, full blocks published, the finished ones in plan->finished
  *
- * or, so that the device never waits for the host, plans step n+1 while step n runs: plan n+1 comes before commit n, and
- * commits come in the order of their plans.
+ * or, so that the device never waits for the host, plans step n+1 while step n runs: plan n+1 comes before commit n,
+ * and commits come in the order of their plans.
  *
  * There is no prefill phase and no decode phase: a sequence has n_tokens known tokens of which n_computed have their
  * KV in the pool, and a step computes some of the rest. When it computes the last known token, it samples the next.
@@ -25,11 +25,11 @@
  * all its known tokens fit beside what running prefills still need, with one spare block per running sequence: what
  * was just preempted does not come back at once to be preempted again.
  *
- * Planning ahead. Plan advances n_scheduled, commit advances n_computed; they differ while steps are in flight. The token
- * that a flight will sample counts as known (n_pending): the next step may compute it, though only the device has its
- * id. A sequence that turns out to have ended, or is cancelled, keeps its blocks until the last flight that touches them
- * has landed, and what later flights sampled for it is dropped. A sequence may also be preempted while in flight: the
- * device runs steps in order, so whoever gets its blocks writes them after that flight, whose token still counts. */
+ * Planning ahead. Plan advances n_scheduled, commit advances n_computed; they differ while steps are in flight. The
+ * token that a flight will sample counts as known (n_pending): the next step may compute it, though only the device has
+ * its id. A sequence that turns out to have ended, or is cancelled, keeps its blocks until the last flight that touches
+ * them has landed, and what later flights sampled for it is dropped. A sequence may also be preempted while in flight:
+ * the device runs steps in order, so whoever gets its blocks writes them after that flight, whose token counts. */
 #pragma once
 
 #include "engine/engine.h" /* enum sched_policy, enum finish_reason */
@@ -121,7 +121,6 @@ struct plan {
     int n_items;                /* 0: nothing to run, do not commit. Never so while a sequence waits, unless
                                    a step is in flight or other models hold the pool */
     int n_tokens, n_rows;       /* sums over items: T and R of the batch */
-    int n_prefill_tokens;       /* of n_tokens, those in items that are no decode (one token, which samples) */
     int n_preempted;            /* sequences that lost their blocks for this plan */
     struct sequence **finished; /* owned [max_num_seqs] filled by sched_commit: the caller's again */
     int n_finished;
@@ -157,8 +156,7 @@ struct sched { /* the caller's memory; owns no heap */
     struct sequence_list waiting, running; /* both in order */
     uint64_t n_arrivals;
     int n_flights;            /* plans without their commit: 0 .. SCHED_MAX_FLIGHTS */
-    uint64_t n_steps, n_preemptions;
-    int last_step_tokens;
+    uint64_t n_preemptions;
 };
 
 /* STATUS_INVALID and a sentence when the options contradict each other. */
@@ -178,14 +176,13 @@ bool sched_cancel(struct sched *s, struct sequence *q, enum finish_reason reason
  * planned (SCHED_MAX_FLIGHTS in all). */
 void sched_plan(struct sched *s, struct plan *plan);
 
-/* The oldest step in flight has run. sampled [n_items]: the token that item i sampled; ignored where items[i].sample is false. When the
- * step failed, sched_cancel(FINISH_ERROR) each item's sequence first; sampled may then be NULL. */
+/* The oldest step in flight has run. sampled [n_items]: the token that item i sampled; ignored where items[i].sample is
+ * false. When the step failed, sched_cancel(FINISH_ERROR) each item's sequence first; sampled may then be NULL. */
 void sched_commit(struct sched *s, struct plan *plan, const int32_t *sampled);
 
 struct sched_stats {
     int n_waiting, n_running;
-    uint64_t n_steps, n_preemptions;
-    int last_step_tokens;
+    uint64_t n_preemptions;
 };
 struct sched_stats sched_stats(const struct sched *s);
 

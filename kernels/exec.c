@@ -119,7 +119,8 @@ int exec_open(struct exec **out, const struct exec_options *options, char *err, 
     const struct kernel_ops *tables[MAX_TABLES], *ops = NULL;
     int n = usable_tables(tables);
     if (pick_cuda(options->backend, &ops, err, err_bytes)) return STATUS_UNSUPPORTED;
-    if (!ops && !n) return fail(err, err_bytes, STATUS_UNSUPPORTED, "expected a processor with SSE 4.2, found an older one");
+    if (!ops && !n)
+        return fail(err, err_bytes, STATUS_UNSUPPORTED, "expected a processor with SSE 4.2, found an older one");
     if (!ops && (!options->backend || !strcmp(options->backend, "cpu"))) ops = tables[0];
     for (int i = 0; !ops && i < n; i++)
         if (!strcmp(options->backend, tables[i]->name)) ops = tables[i];
@@ -309,6 +310,44 @@ static void check_rope(const struct kv_cache *kv, const void *k_bias, const stru
     CHECK(!k_bias || kv->layout.dtype == DTYPE_F8_E4M3);
 }
 
+static void check_rows(const struct exec *e, int T, int width) {
+    CHECK_LT(0, T);
+    CHECK_LT(0, width);
+    CHECK_LE(width, e->options.max_width);
+}
+
+static void check_norm(const struct exec *e, const void *out, const void *h, const void *weight, int T, int C) {
+    check_rows(e, T, C);
+    CHECK_ALIGNED(out);
+    CHECK_ALIGNED(h);
+    CHECK_ALIGNED(weight);
+}
+
+static void check_linear(const struct exec *e, const void *y, const void *x, const struct matrix *w, const void *bias,
+                         int T) {
+    check_matrix(e, w);
+    CHECK_LT(0, T);
+    CHECK_LE(T, e->options.max_tokens);
+    CHECK_LE(w->rows, e->options.max_width);
+    CHECK_ALIGNED(y);
+    CHECK_ALIGNED(x);
+    CHECK_ALIGNED(bias);
+}
+
+static void check_silu_mul(const struct exec *e, const void *out, const void *gate_up, int T, int F) {
+    check_rows(e, T, F);
+    CHECK_ALIGNED(out);
+    CHECK_ALIGNED(gate_up);
+    CHECK(out != gate_up);
+}
+
+static void check_add(const struct exec *e, const void *residual, const void *h, int T, int C) {
+    check_rows(e, T, C);
+    CHECK_ALIGNED(residual);
+    CHECK_ALIGNED(h);
+    CHECK(residual != h);
+}
+
 /* ---- the ops ---------------------------------------------------------------------------------------------------- */
 
 void embed(struct exec *e, void *x, const int32_t *tokens, const int32_t *sampled, const struct matrix *table, int T) {
@@ -323,38 +362,13 @@ void embed(struct exec *e, void *x, const int32_t *tokens, const int32_t *sample
 
 void rms_norm(struct exec *e, void *out, const void *h, const void *weight, int T, int C, float eps) {
     if (e->failed || !T) return;
-    CHECK_LT(0, T);
-    CHECK_LT(0, C);
-    CHECK_LE(C, e->options.max_width);
-    CHECK_ALIGNED(out);
-    CHECK_ALIGNED(h);
-    CHECK_ALIGNED(weight);
+    check_norm(e, out, h, weight, T, C);
     e->ops->rms_norm(e, out, h, weight, T, C, eps);
-}
-
-void add_rms_norm(struct exec *e, void *out, const void *h, void *residual, const void *weight, int T, int C,
-                  float eps) {
-    if (e->failed || !T) return;
-    CHECK_LT(0, T);
-    CHECK_LT(0, C);
-    CHECK_LE(C, e->options.max_width);
-    CHECK_ALIGNED(out);
-    CHECK_ALIGNED(h);
-    CHECK_ALIGNED(residual);
-    CHECK_ALIGNED(weight);
-    CHECK(out != residual && h != residual);
-    e->ops->add_rms_norm(e, out, h, residual, weight, T, C, eps);
 }
 
 void linear(struct exec *e, void *y, const void *x, const struct matrix *w, const void *bias, int T) {
     if (e->failed || !T) return;
-    check_matrix(e, w);
-    CHECK_LT(0, T);
-    CHECK_LE(T, e->options.max_tokens);
-    CHECK_LE(w->rows, e->options.max_width);
-    CHECK_ALIGNED(y);
-    CHECK_ALIGNED(x);
-    CHECK_ALIGNED(bias);
+    check_linear(e, y, x, w, bias, T);
     CHECK(y != x);
     e->ops->linear(e, y, x, w, bias, T);
 }
@@ -373,11 +387,9 @@ void linear_f32(struct exec *e, float *y, const void *x, const struct matrix *w,
 void norm_linear(struct exec *e, void *y, void *x, const void *residual, const void *norm, float eps,
                  const struct matrix *w, const void *bias, int T) {
     if (e->failed || !T) return;
-    if (e->ops->norm_linear) {
-        check_matrix(e, w);
-        CHECK_LE(T, e->options.max_tokens);
-        if (e->ops->norm_linear(e, y, x, residual, norm, eps, w, bias, T)) return;
-    }
+    check_norm(e, x, residual, norm, T, w->cols);
+    check_linear(e, y, x, w, bias, T);
+    if (e->ops->norm_linear && e->ops->norm_linear(e, y, x, residual, norm, eps, w, bias, T)) return;
     rms_norm(e, x, residual, norm, T, w->cols, eps);
     linear(e, y, x, w, bias, T);
 }
@@ -386,11 +398,12 @@ void norm_linear_silu_mul(struct exec *e, void *out, void *gate_up, void *x, con
                           float eps, const struct matrix *w, int T) {
     if (e->failed || !T) return;
     CHECK_EQ(w->rows % 2, 0);
-    if (e->ops->norm_linear_silu_mul) {
-        check_matrix(e, w);
-        CHECK_LE(T, e->options.max_tokens);
-        if (e->ops->norm_linear_silu_mul(e, out, gate_up, x, residual, norm, eps, w, T)) return;
-    }
+    check_norm(e, x, residual, norm, T, w->cols);
+    check_linear(e, gate_up, x, w, NULL, T);
+    check_silu_mul(e, out, gate_up, T, w->rows / 2);
+    if (e->ops->norm_linear_silu_mul &&
+        e->ops->norm_linear_silu_mul(e, out, gate_up, x, residual, norm, eps, w, T))
+        return;
     rms_norm(e, x, residual, norm, T, w->cols, eps);
     linear(e, gate_up, x, w, NULL, T);
     silu_mul(e, out, gate_up, T, w->rows / 2);
@@ -398,11 +411,9 @@ void norm_linear_silu_mul(struct exec *e, void *out, void *gate_up, void *x, con
 
 void linear_add(struct exec *e, void *residual, void *h, const void *x, const struct matrix *w, int T) {
     if (e->failed || !T) return;
-    if (e->ops->linear_add) {
-        check_matrix(e, w);
-        CHECK_LE(T, e->options.max_tokens);
-        if (e->ops->linear_add(e, residual, h, x, w, T)) return;
-    }
+    check_linear(e, h, x, w, NULL, T);
+    check_add(e, residual, h, T, w->rows);
+    if (e->ops->linear_add && e->ops->linear_add(e, residual, h, x, w, T)) return;
     linear(e, h, x, w, NULL, T);
     add(e, residual, h, T, w->rows);
 }
@@ -435,23 +446,13 @@ void attention(struct exec *e, void *o, const void *q, const struct kv_cache *kv
 
 void silu_mul(struct exec *e, void *out, const void *gate_up, int T, int F) {
     if (e->failed || !T) return;
-    CHECK_LT(0, T);
-    CHECK_LT(0, F);
-    CHECK_LE(F, e->options.max_width);
-    CHECK_ALIGNED(out);
-    CHECK_ALIGNED(gate_up);
-    CHECK(out != gate_up);
+    check_silu_mul(e, out, gate_up, T, F);
     e->ops->silu_mul(e, out, gate_up, T, F);
 }
 
 void add(struct exec *e, void *residual, const void *h, int T, int C) {
     if (e->failed || !T) return;
-    CHECK_LT(0, T);
-    CHECK_LT(0, C);
-    CHECK_LE(C, e->options.max_width);
-    CHECK_ALIGNED(residual);
-    CHECK_ALIGNED(h);
-    CHECK(residual != h);
+    check_add(e, residual, h, T, C);
     e->ops->add(e, residual, h, T, C);
 }
 

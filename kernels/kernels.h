@@ -5,7 +5,7 @@
  *
  * Ops take an exec, then outputs, then inputs, then dims and scalars. Pointers are device memory of the exec (on the
  * CPU: any memory), row-major, 64-byte aligned unless said otherwise. "act" means the exec's activation dtype (f32,
- * bf16 or f16); ops compute in fp32 and round once when they store. Outputs never alias inputs unless a comment says so.
+ * bf16 or f16); ops compute in fp32 and round once when they store. Outputs alias no inputs unless a comment says so.
  *
  * Contract that the tests lean on: an output row depends only on its own inputs, never on T, B, on the other rows or
  * on the number of threads. On the CPU this holds to the bit: each output element is a sum in one fixed order.
@@ -51,8 +51,8 @@ void *exec_alloc(struct exec *e, size_t bytes);
 void exec_free(struct exec *e, void *p); /* NULL is fine */
 void exec_upload(struct exec *e, void *device, const void *host, size_t bytes);
 void exec_download(struct exec *e, void *host, const void *device, size_t bytes); /* waits */
-/* Copies many pieces (a checkpoint) as fast as the link goes, with threads of its own, and waits. Sources may be pages of a
- * mapped file. */
+/* Copies many pieces (a checkpoint) as fast as the link goes, with threads of its own, and waits. Sources may be pages
+ * of a mapped file. */
 struct transfer {
     void *device;
     const void *host;
@@ -79,8 +79,8 @@ int exec_wait(struct exec *e, int slot, char *err, size_t err_bytes);
 /* Seconds of device time from one mark to a later one; both have been passed. */
 double exec_elapsed(struct exec *e, int from_slot, int to_slot);
 
-/* A graph is a recorded run of ops that one call repeats: between begin and end, ops are recorded and not run. Arguments
- * are recorded by value, so whatever changes from run to run must change in the memory that they point to.
+/* A graph is a recorded run of ops that one call repeats: between begin and end, ops are recorded and not run.
+ * Arguments are recorded by value, so whatever changes from run to run must change in the memory that they point to.
  * exec_graph_begin is false where the backend has no graphs: then ops just run. */
 struct exec_graph; /* owned */
 bool exec_graph_begin(struct exec *e);
@@ -110,14 +110,15 @@ struct matrix {
  * sizes matter): sets w->data, scales and zeros from w->rows, cols and group. */
 size_t awq_bytes(const struct exec *e, int rows, int cols, int group);
 void awq_layout(const struct exec *e, struct matrix *w, void *base);
-/* Repacks a checkpoint's AutoAWQ "gemm" tensors, which lie in device memory, into rows first_row .. first_row + n_rows - 1
- * of w. qweight [cols, n_rows / 8] i32, qzeros [cols / group, n_rows / 8] i32, scales [cols / group, n_rows] f16; nibble i
- * of a word holds column [0, 2, 4, 6, 1, 3, 5, 7][i] of its eight. first_row % 16 == n_rows % 16 == 0. */
+/* Repacks a checkpoint's AutoAWQ "gemm" tensors, which lie in device memory, into n_rows rows of w from
+ * first_row on. qweight [cols, n_rows / 8] i32, qzeros [cols / group, n_rows / 8] i32, scales [cols / group, n_rows]
+ * f16; nibble i of a word holds column [0, 2, 4, 6, 1, 3, 5, 7][i] of its eight. Both first_row and n_rows are
+ * multiples of 16. */
 void awq_pack(struct exec *e, const struct matrix *w, int first_row, int n_rows, const int32_t *qweight,
               const int32_t *qzeros, const uint16_t *scales);
 
 /* How the KV of one model lies in a block. A block holds P tokens of all L layers:
- *     layer l at l * layer_bytes:  K [K, P, D] | V [K, P, D] | (fp8 only) K scales [K, P] f32 | V scales [K, P] f32   */
+ *     layer l at l * layer_bytes:  K [K, P, D] | V [K, P, D] | (fp8 only) K scales [K, P] f32 | V scales [K, P] f32 */
 struct kv_layout {
     enum dtype dtype;      /* the activations', or DTYPE_F8_E4M3: x = scale * e4m3, one scale per token and head */
     int L, K, D, P;
@@ -147,13 +148,13 @@ struct batch {
     const int32_t *seq_of;      /* [T] b, ascending */
     const int32_t *query_start; /* [B + 1] */
     const int32_t *kv_len;      /* [B] context after this step, this step's tokens included */
-    const int32_t *block_table; /* [B, max_blocks] first granule of each block; entry i holds positions i*P .. i*P+P-1 */
+    const int32_t *block_table; /* [B, max_blocks] first granule of each block; entry i: positions i*P .. i*P+P-1 */
     int max_blocks;
     int R;
     const int32_t *logits_rows; /* [R] the tokens t whose logits are wanted */
 };
 
-/* cos and sin of every position, rounded to the activation dtype as Hugging Face does: row p is cos [D/2], sin [D/2]. */
+/* cos and sin of every position, rounded to the activation dtype as Hugging Face does: row p is cos and sin [D/2]. */
 struct rope {
     const float *cos_sin; /* [max_positions, D] f32 */
     int max_positions, D;
@@ -170,10 +171,6 @@ void embed(struct exec *e, void *x, const int32_t *tokens, const int32_t *sample
 /* out = round(h * rsqrt(mean(h^2) + eps)) * weight, as Hugging Face: normalised value rounded to act before the
  * product. out, h [T, C] act; weight [C] of act dtype. out may be h. */
 void rms_norm(struct exec *e, void *out, const void *h, const void *weight, int T, int C, float eps);
-
-/* residual = round(residual + h); out = rms_norm(residual). out, h, residual [T, C] act. out may be h. */
-void add_rms_norm(struct exec *e, void *out, const void *h, void *residual, const void *weight, int T, int C,
-                  float eps);
 
 /* y = x W' + bias. y [T, rows] act, x [T, cols] act, bias [rows] act dtype or NULL. */
 void linear(struct exec *e, void *y, const void *x, const struct matrix *w, const void *bias, int T);
@@ -202,9 +199,10 @@ void qk_norm_rope_store(struct exec *e, void *q, const struct kv_cache *kv, int 
                         const struct batch *batch, int H, float eps);
 
 /* Causal, ragged, grouped-query attention over the paged KV: o[t, h] = softmax(q k' / sqrt(D)) v over positions
- * 0 .. positions[t] of t's own sequence. o, q [T, H*D] act; D <= 256. With a k_bias (NULL: rope may be, too), k at position p is what the cache
- * holds plus k_bias rotated to p: q . rotate(b, p) = c . (cos p, sin p) with c [D] depending on q and b alone:
- * c_i = q_i b_i + q_{i+D/2} b_{i+D/2}, c_{i+D/2} = q_{i+D/2} b_i - q_i b_{i+D/2} for i < D/2. */
+ * 0 .. positions[t] of t's own sequence. o, q [T, H*D] act; D <= 256. With a k_bias (NULL: rope may be, too), k at
+ * position p is what the cache holds plus k_bias rotated to p: q . rotate(b, p) = c . (cos p, sin p) with c [D]
+ * depending on q and b alone: for i < D/2, c_i = q_i b_i + q_{i+D/2} b_{i+D/2}, c_{i+D/2} = q_{i+D/2} b_i -
+ * q_i b_{i+D/2}. */
 void attention(struct exec *e, void *o, const void *q, const struct kv_cache *kv, int layer, const void *k_bias,
                const struct rope *rope, const struct batch *batch, int H);
 
@@ -251,8 +249,8 @@ struct sample_params {
 /* Chooses ids[r] from logits[r] [R, V] f32 (unchanged). min_p keeps tokens at least min_p times as likely as the best;
  * top_k the first k in the order (logit, lower id); top_p the shortest prefix of that order with at least that share of
  * the probability still left, never none. Sampling adds Gumbel noise from a counter-based generator keyed by
- * (seed, position, token id) over the kept set (noise.h): no vocabulary-wide sort. NaN counts as -INFINITY. When nothing
- * is allowed, the argmax of the raw logits.
+ * (seed, position, token id) over the kept set (noise.h): no vocabulary-wide sort. NaN counts as -INFINITY. When
+ * nothing is allowed, the argmax of the raw logits.
  *
  * Two calls, so that the second can be part of a graph: sample_set hands over the parameters of the next sample() (host
  * memory [R]; they and what they point to stay as they are until sample() or the launch of its graph has returned) and
@@ -272,7 +270,7 @@ struct token_logprob {
 void token_logprobs(struct exec *e, struct token_logprob *out, int stride, const float *logits, const int32_t *targets,
                     const int *n_top, int R, int V);
 
-/* ---- weights without a checkpoint --------------------------------------------------------------------------------- */
+/* ---- weights without a checkpoint -------------------------------------------------------------------------------- */
 
 /* n elements of dtype f32, bf16 or f16, uniform in [mean - spread, mean + spread], or i32 with random bits; the i-th
  * depends on (seed, i) alone and is the same on every backend (noise.h). */

@@ -9,8 +9,8 @@
 
 struct kernel_ops {
     const char *name; /* "cpu x86-64-v4": for people */
-
     bool is_gpu;
+
     int (*open)(struct exec *e, char *err, size_t err_bytes); /* fills e->state from e->options */
     void (*close)(struct exec *e);                            /* accepts a half-opened exec */
     void (*finish)(struct exec *e);                           /* waits; may latch with exec__fail */
@@ -37,8 +37,6 @@ struct kernel_ops {
     void (*embed)(struct exec *e, void *x, const int32_t *tokens, const int32_t *sampled, const struct matrix *table,
                   int T);
     void (*rms_norm)(struct exec *e, void *out, const void *h, const void *weight, int T, int C, float eps);
-    void (*add_rms_norm)(struct exec *e, void *out, const void *h, void *residual, const void *weight, int T, int C,
-                         float eps);
     void (*linear)(struct exec *e, void *y, const void *x, const struct matrix *w, const void *bias, int T);
     void (*linear_f32)(struct exec *e, float *y, const void *x, const struct matrix *w, int T);
     void (*qk_norm_rope_store)(struct exec *e, void *q, const struct kv_cache *kv, int layer, const void *qkv,
@@ -78,8 +76,8 @@ struct exec {
     struct exec_options options; /* n_threads resolved */
     void *state;                 /* owned by the backend */
     char label[64];
-    double marks[EXEC_SLOTS]; /* CPU: exec_record's clock */
-    bool failed; /* the latch: ops are no-ops until exec_finish has reported it */
+    double marks[EXEC_SLOTS];    /* CPU: exec_record's clock */
+    bool failed;                 /* the latch: ops are no-ops until exec_finish has reported it */
     char failure[ERR_BYTES];
 };
 

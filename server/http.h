@@ -5,19 +5,20 @@
  * becomes an http_exchange and is handed to one handler. Everything here runs on the loop's thread.
  *
  * Life of an exchange: the handler is called once with the whole request (body included) -> the handler, then or
- * later, answers with http_respond, or with http_stream_begin / http_stream_write* / http_stream_end. After http_respond
- * or http_stream_end the layer above has no more to say: x must not be touched again except in `done`, where it is
- * seen for the last time, once its last byte was written or could not be. If the client leaves before the answer is
- * complete, on_abort is called once (loop thread), then `done`, and the exchange is gone. Answering from inside
- * on_abort does nothing.
+ * later, answers with http_respond, or with http_stream_begin / http_stream_write* / http_stream_end. After
+ * http_respond or http_stream_end the layer above has no more to say: x must not be touched again except in `done`,
+ * where it is seen for the last time, once its last byte was written or could not be. If the client leaves before the
+ * answer is complete, on_abort is called once (loop thread), then `done`, and the exchange is gone. Answering from
+ * inside on_abort does nothing.
  *
  * What counts as leaving: FIN, RST, or reading nothing for too long. A client that only shuts down its sending side
  * counts as one that closed, as with nginx and uvicorn; an answer that is complete by then is still written.
  *
- * Pipelined requests wait: at most one exchange per connection is alive. A HEAD request is answered like GET; the server
- * leaves the body out. OPTIONS (CORS preflight), Expect: 100-continue, and everything malformed are answered here,
- * without the handler. Methods that a handler sees: GET, HEAD, POST, PUT, PATCH, DELETE; any other gets 501. An offer to
- * upgrade (websocket, h2c) is ignored. What one loop iteration appends leaves together right before the loop sleeps. */
+ * Pipelined requests wait: at most one exchange per connection is alive. A HEAD request is answered like GET; the
+ * server leaves the body out. OPTIONS (CORS preflight), Expect: 100-continue, and everything malformed are answered
+ * here, without the handler. Methods that a handler sees: GET, HEAD, POST, PUT, PATCH, DELETE; any other gets 501. An
+ * offer to upgrade (websocket, h2c) is ignored. What one loop iteration appends leaves together right before the loop
+ * sleeps. */
 #pragma once
 
 #include <stdbool.h>
@@ -86,7 +87,7 @@ uint64_t http_started_ns(const struct http_exchange *x);
 void http_set_user(struct http_exchange *x, void *user, void (*on_abort)(void *user, struct http_exchange *x));
 void *http_user(const struct http_exchange *x);
 
-/* ---- the answer --------------------------------------------------------------------------------------------------- */
+/* ---- the answer -------------------------------------------------------------------------------------------------- */
 
 /* `headers` is NULL or "Name: value\r\n..." lines, added to the server's own (Date, Server, CORS, Content-Length or
  * Transfer-Encoding, Connection). content_type may be NULL. The body is copied, whatever its size: max_write_buffer is
@@ -100,9 +101,9 @@ void http_stream_begin(struct http_exchange *x, int status, const char *content_
  * found gone or was just cut off for reading too slowly: on_abort and `done` have been called and x is gone. */
 bool http_stream_write(struct http_exchange *x, const void *data, size_t bytes);
 void http_stream_end(struct http_exchange *x);
-/* Called once per exchange at its very end, for logs and metrics. Also for those that the server answered itself (OPTIONS,
- * 400, 408, ...): they have no http_user, and method and path are "" when the request was not understood that far.
- * `status` is 0 when nothing was answered; bytes_sent counts heads too; `aborted`: not all was sent. Connections that
- * close without a complete request are not reported. May be NULL. */
+/* Called once per exchange at its very end, for logs and metrics. Also for those that the server answered itself
+ * (OPTIONS, 400, 408, ...): they have no http_user, and method and path are "" when the request was not understood that
+ * far. `status` is 0 when nothing was answered; bytes_sent counts heads too; `aborted`: not all was sent. Connections
+ * that close without a complete request are not reported. May be NULL. */
 void http_set_done(struct http_server *s, void (*done)(void *user, const struct http_exchange *x, int status,
                                                        uint64_t bytes_sent, double seconds, bool aborted));

@@ -13,7 +13,7 @@ struct http_buffer {
     size_t cap;
 };
 
-/* Appends and terminates with a NUL that `bytes` does not count. False, with the buffer unchanged, when memory is out. */
+/* Appends, and ends with a NUL that `bytes` does not count. False, with the buffer unchanged, when memory is out. */
 bool http_buffer_append(struct http_buffer *b, const void *data, size_t bytes);
 bool http_buffer_printf(struct http_buffer *b, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void http_buffer_free(struct http_buffer *b); /* and zeroes it, so that it can be used again */

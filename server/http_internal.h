@@ -21,8 +21,8 @@
 #define HTTP_READ_BYTES 65536
 /* Gathered bytes that are written at once instead of at the end of the loop's iteration. */
 #define HTTP_FLUSH_BYTES 32768
-/* Unsent bytes that the kernel takes for one connection. Left alone it takes up to 4 MiB from a stream whose client does
- * not read, which max_write_buffer never gets to see. */
+/* Unsent bytes that the kernel takes for one connection. Left alone it takes up to 4 MiB from a stream whose client
+ * does not read, which max_write_buffer never gets to see. */
 #define HTTP_UNSENT_BYTES 131072
 /* After the last answer the connection discards what still comes, so that closing with unread bytes does not make the
  * kernel send RST and destroy the answer on its way. */

@@ -27,27 +27,19 @@ static void show_progress(void *user, const char *what, int done, int total) {
     }
 }
 
-/* Counts such as 16, 4K, 1k. */
-static bool read_counts(int **out, int *n, const struct option_list *list, const char *flag, int most) {
-    *out = calloc(list->n + 1, sizeof **out);
-    *n = (int)list->n;
-    for (size_t i = 0; *out && i < list->n; i++) {
-        double value;
-        if (!options_number(list->items[i], &value) || value < 1 || value > most || value != (int)value) {
-            fprintf(stderr, "tandem bench: --%s: expected whole numbers from 1 to %d, found \"%s\"\n", flag, most,
-                    list->items[i]);
-            return false;
-        }
-        (*out)[i] = (int)value;
-    }
-    return *out != NULL;
+static struct bench_ints ints(const struct option_ints *list) {
+    return (struct bench_ints){.values = list->items, .n = (int)list->n};
 }
 
 /* The exit code; says what failed. */
-static int outcome(int status, const char *err) {
-    if (status) fprintf(stderr, "tandem bench: %s\n", err);
+static int outcome(const struct command_help *help, int status, const char *err) {
+    if (status) fprintf(stderr, "tandem %s: %s\n", help->name, err);
     return status == 0 ? 0 : 1;
 }
+
+#define MODEL_IS                                                                                                       \
+    "\nMODEL is a folder, a name in the Hugging Face cache, or, with random weights, a shape file or a name that\n"    \
+    "benchmarks/configs has."
 
 /* ---- kernels ----------------------------------------------------------------------------------------------------- */
 
@@ -64,14 +56,14 @@ static int bench_kernels_command(int argc, char **argv) {
     struct progress progress = {0};
     struct bench_kernels_options b = {
         .sample_ms = 30, .n_samples = 5, .progress = {.update = show_progress, .user = &progress}};
-    struct option_list models = {0}, tokens = {0};
-    int *counts = NULL;
+    struct option_list models = {0};
+    struct option_ints tokens = {0};
     const struct option_spec specs[] = {
         FLAG(LIST, "model", &models, "MODEL...", "folders, shape files, or names that benchmarks/configs has",
              .shown = "all of benchmarks/configs on a GPU, else Qwen3-0.6B"),
         FLAG(STRING, "only", &b.only, "PATTERN",
              "cases whose kernel/model/shape/T=... matches this regular expression"),
-        FLAG(LIST, "tokens", &tokens, "N...", "tokens per call", .shown = "from 1 to 8192"),
+        FLAG(INTS, "tokens", &tokens, "N...", "tokens per call", .low = 1, .high = 1 << 17, .shown = "from 1 to 8192"),
         FLAG(BOOL, "list", &b.list, NULL, "show the cases and measure nothing"),
         FLAG(STRING, "device", &b.backend, "NAME", "cpu or cuda", .shown = "cuda where there is a GPU",
              .alias = "backend"),
@@ -84,15 +76,12 @@ static int bench_kernels_command(int argc, char **argv) {
     struct options o = {0};
     char err[ERR_BYTES];
     int exit_code;
-    if (!options_parse(&o, &help, specs, argc, argv, &exit_code)) goto done;
-    exit_code = 2;
-    if (!read_counts(&counts, &b.n_tokens, &tokens, "tokens", 1 << 17)) goto done;
-    b.tokens = counts;
-    b.models = models.items;
-    b.n_models = (int)models.n;
-    exit_code = outcome(bench_kernels(&b, err, sizeof err), err);
-done:
-    free(counts);
+    if (options_parse(&o, &help, specs, argc, argv, &exit_code)) {
+        b.tokens = ints(&tokens);
+        b.models = models.items;
+        b.n_models = (int)models.n;
+        exit_code = outcome(&help, bench_kernels(&b, err, sizeof err), err);
+    }
     options_deinit(&o);
     return exit_code;
 }
@@ -103,7 +92,8 @@ static int bench_latency_command(int argc, char **argv) {
     static const struct command_help help = {
         .name = "bench latency",
         .operands = "MODEL",
-        .summary = "Time to the first token and per token, by batch size and context, beside the floors of a step.",
+        .summary =
+            "Time to the first token and per token, by batch size and context, beside the floors of a step." MODEL_IS,
         .example =
             "tandem bench latency Qwen3-14B-AWQ --batch-size 1 16 64 --input-len 1024 8192\n"
             "  tandem bench latency weights/sample/small --batch-size 1 8 --input-len 128 --output-len 32 --json",
@@ -115,13 +105,16 @@ static int bench_latency_command(int argc, char **argv) {
                                       .output_len = 128,
                                       .n_runs = 3,
                                       .progress = {.update = show_progress, .user = &progress}};
-    struct option_list batch_sizes = {0}, input_lens = {0};
+    struct option_ints batch_sizes = {0}, input_lens = {0};
     static const int default_batch_sizes[] = {1, 16, 64}, default_input_lens[] = {1024};
-    int *batch_counts = NULL, *input_counts = NULL, exit_code;
+    int exit_code;
+    b.engine.enable_prefix_caching = false; /* a prefill that is found is none */
     const struct option_spec specs[] = {
         FLAG_TITLE("Cases"),
-        FLAG(LIST, "batch-size", &batch_sizes, "N...", "sequences at a time", .shown = "1 16 64"),
-        FLAG(LIST, "input-len", &input_lens, "N...", "tokens of each prompt", .shown = "1024"),
+        FLAG(INTS, "batch-size", &batch_sizes, "N...", "sequences at a time", .low = 1, .high = 4096,
+             .shown = "1 16 64"),
+        FLAG(INTS, "input-len", &input_lens, "N...", "tokens of each prompt", .low = 1, .high = 1 << 22,
+             .shown = "1024"),
         FLAG(INT, "output-len", &b.output_len, "N", "tokens that each generates", .low = 1, .high = 1 << 20),
         FLAG(INT, "runs", &b.n_runs, "N", "of each case, after one to warm up; the median counts", .low = 1,
              .high = 32),
@@ -131,19 +124,12 @@ static int bench_latency_command(int argc, char **argv) {
     };
     struct options o = {0};
     char err[ERR_BYTES];
-    if (!options_parse(&o, &help, specs, argc, argv, &exit_code)) goto done;
-    exit_code = 2;
-    if (!read_counts(&batch_counts, &b.n_batch_sizes, &batch_sizes, "batch-size", 4096)) goto done;
-    if (!read_counts(&input_counts, &b.n_input_lens, &input_lens, "input-len", 1 << 22)) goto done;
-    b.batch_sizes = b.n_batch_sizes ? batch_counts : default_batch_sizes;
-    b.n_batch_sizes = b.n_batch_sizes ? b.n_batch_sizes : 3;
-    b.input_lens = b.n_input_lens ? input_counts : default_input_lens;
-    b.n_input_lens = b.n_input_lens ? b.n_input_lens : 1;
-    b.engine.model = o.operands.items[0];
-    exit_code = outcome(bench_latency(&b, err, sizeof err), err);
-done:
-    free(batch_counts);
-    free(input_counts);
+    if (options_parse(&o, &help, specs, argc, argv, &exit_code)) {
+        b.batch_sizes = batch_sizes.n ? ints(&batch_sizes) : (struct bench_ints){default_batch_sizes, 3};
+        b.input_lens = input_lens.n ? ints(&input_lens) : (struct bench_ints){default_input_lens, 1};
+        b.engine.model = o.operands.items[0];
+        exit_code = outcome(&help, bench_latency(&b, err, sizeof err), err);
+    }
     options_deinit(&o);
     return exit_code;
 }
@@ -176,7 +162,8 @@ static int bench_throughput_command(int argc, char **argv) {
     static const struct command_help help = {
         .name = "bench throughput",
         .operands = "MODEL",
-        .summary = "Runs requests that are all there at once, without a server: requests/s, tokens/s, preemptions.",
+        .summary =
+            "Runs requests that are all there at once, without a server: requests/s, tokens/s, preemptions." MODEL_IS,
         .example = "tandem bench throughput Qwen3-14B-AWQ --num-prompts 500 --input-len 1024 --output-len 256\n"
                    "  tandem bench throughput Qwen3-8B --trace AzureLLMInferenceTrace_conv.csv --num-prompts 2000",
         .min_operands = 1,
@@ -198,7 +185,7 @@ static int bench_throughput_command(int argc, char **argv) {
     if (options_parse(&o, &help, specs, argc, argv, &exit_code)) {
         finish_workload(&b.workload, seed);
         b.engine.model = o.operands.items[0];
-        exit_code = outcome(bench_throughput(&b, err, sizeof err), err);
+        exit_code = outcome(&help, bench_throughput(&b, err, sizeof err), err);
     }
     options_deinit(&o);
     return exit_code;
@@ -208,7 +195,7 @@ static int bench_sweep_command(int argc, char **argv) {
     static const struct command_help help = {
         .name = "bench sweep",
         .operands = "MODEL",
-        .summary = "Throughput over every combination of the batching parameters that are listed.",
+        .summary = "Throughput over every combination of the batching parameters that are listed." MODEL_IS,
         .example =
             "tandem bench sweep Qwen3-14B-AWQ --sweep-max-num-seqs 16 64 256 --sweep-max-num-batched-tokens 2048 8192 "
             "--csv\n"
@@ -220,15 +207,17 @@ static int bench_sweep_command(int argc, char **argv) {
     struct bench_sweep_options b = {.engine = engine_default_options(),
                                     .workload = default_workload,
                                     .progress = {.update = show_progress, .user = &progress}};
-    struct option_list seqs = {0}, tokens = {0}, blocks = {0}, thresholds = {0}, kv = {0};
-    int *counts[4] = {0}, seed = 0, exit_code;
+    struct option_ints seqs = {0}, tokens = {0}, blocks = {0}, thresholds = {0};
+    struct option_list kv = {0};
+    int seed = 0, exit_code;
     const struct option_spec specs[] = {
         FLAG_TITLE("What varies"),
-        FLAG(LIST, "sweep-max-num-seqs", &seqs, "N...", "values of --max-num-seqs"),
-        FLAG(LIST, "sweep-max-num-batched-tokens", &tokens, "N...", "values of --max-num-batched-tokens"),
-        FLAG(LIST, "sweep-block-size", &blocks, "N...", "values of --block-size"),
-        FLAG(LIST, "sweep-long-prefill-token-threshold", &thresholds, "N...",
-             "values of --long-prefill-token-threshold"),
+        FLAG(INTS, "sweep-max-num-seqs", &seqs, "N...", "values of --max-num-seqs", .low = 1, .high = 4096),
+        FLAG(INTS, "sweep-max-num-batched-tokens", &tokens, "N...", "values of --max-num-batched-tokens", .low = 1,
+             .high = 1 << 17),
+        FLAG(INTS, "sweep-block-size", &blocks, "N...", "values of --block-size", .low = 1, .high = 256),
+        FLAG(INTS, "sweep-long-prefill-token-threshold", &thresholds, "N...",
+             "values of --long-prefill-token-threshold", .low = 1, .high = 1 << 22),
         FLAG(LIST, "sweep-kv-cache-dtype", &kv, "TYPE...", "values of --kv-cache-dtype"),
         FLAG(BOOL, "csv", &b.csv, NULL, "print comma-separated values"),
         FLAG(BOOL, "json", &b.json, NULL, "print one JSON array"),
@@ -238,25 +227,17 @@ static int bench_sweep_command(int argc, char **argv) {
     };
     struct options o = {0};
     char err[ERR_BYTES];
-    if (!options_parse(&o, &help, specs, argc, argv, &exit_code)) goto done;
-    exit_code = 2;
-    if (!read_counts(&counts[0], &b.n_max_num_seqs, &seqs, "sweep-max-num-seqs", 4096) ||
-        !read_counts(&counts[1], &b.n_max_num_batched_tokens, &tokens, "sweep-max-num-batched-tokens", 1 << 17) ||
-        !read_counts(&counts[2], &b.n_block_sizes, &blocks, "sweep-block-size", 256) ||
-        !read_counts(&counts[3], &b.n_long_prefill_token_thresholds, &thresholds, "sweep-long-prefill-token-threshold",
-                     1 << 22))
-        goto done;
-    b.max_num_seqs = counts[0];
-    b.max_num_batched_tokens = counts[1];
-    b.block_sizes = counts[2];
-    b.long_prefill_token_thresholds = counts[3];
-    b.kv_cache_dtypes = kv.items;
-    b.n_kv_cache_dtypes = (int)kv.n;
-    finish_workload(&b.workload, seed);
-    b.engine.model = o.operands.items[0];
-    exit_code = outcome(bench_sweep(&b, err, sizeof err), err);
-done:
-    for (int i = 0; i < 4; i++) free(counts[i]);
+    if (options_parse(&o, &help, specs, argc, argv, &exit_code)) {
+        b.max_num_seqs = ints(&seqs);
+        b.max_num_batched_tokens = ints(&tokens);
+        b.block_sizes = ints(&blocks);
+        b.long_prefill_token_thresholds = ints(&thresholds);
+        b.kv_cache_dtypes = kv.items;
+        b.n_kv_cache_dtypes = (int)kv.n;
+        finish_workload(&b.workload, seed);
+        b.engine.model = o.operands.items[0];
+        exit_code = outcome(&help, bench_sweep(&b, err, sizeof err), err);
+    }
     options_deinit(&o);
     return exit_code;
 }
@@ -270,7 +251,7 @@ static bool read_goodput(struct bench_serve_options *b, const struct option_list
         const char *text = list->items[i];
         const bool ttft = !strncmp(text, "ttft:", 5), tpot = !strncmp(text, "tpot:", 5);
         if ((!ttft && !tpot) || !options_number(text + 5, &ms) || ms <= 0) {
-            fprintf(stderr, "tandem bench: --goodput: expected ttft:MS or tpot:MS, found \"%s\"\n", text);
+            fprintf(stderr, "tandem bench serve: --goodput: expected ttft:MS or tpot:MS, found \"%s\"\n", text);
             return false;
         }
         *(ttft ? &b->goodput_ttft_ms : &b->goodput_tpot_ms) = ms;
@@ -330,19 +311,20 @@ static int bench_serve_command(int argc, char **argv) {
     b.n_percentiles = 2;
     for (size_t i = 0; i < percentiles.n && i < 16; i++) {
         if (!options_number(percentiles.items[i], &values[i]) || values[i] < 0 || values[i] > 100) {
-            fprintf(stderr, "tandem bench: --percentiles: expected 0 to 100, found \"%s\"\n", percentiles.items[i]);
+            fprintf(stderr, "tandem bench serve: --percentiles: expected 0 to 100, found \"%s\"\n",
+                    percentiles.items[i]);
             goto done;
         }
         b.n_percentiles = (int)i + 1;
     }
     if (b.replay > 0 && !b.workload.trace) {
-        fprintf(stderr, "tandem bench: --replay needs --trace\n");
+        fprintf(stderr, "tandem bench serve: --replay needs --trace FILE, whose arrivals it replays\n");
         goto done;
     }
     b.percentiles = values;
     b.request_rate = rate > 0 ? rate : INFINITY;
     finish_workload(&b.workload, seed);
-    exit_code = outcome(bench_serve(&b, err, sizeof err), err);
+    exit_code = outcome(&help, bench_serve(&b, err, sizeof err), err);
 done:
     options_deinit(&o);
     return exit_code;
@@ -350,42 +332,22 @@ done:
 
 /* ---- which ------------------------------------------------------------------------------------------------------- */
 
-static const struct {
-    const char *name, *summary;
-    int (*run)(int argc, char **argv);
-} benches[] = {
-    {"kernels", "every kernel beside the machine's limits", bench_kernels_command},
-    {"latency", "time to the first token and per token, beside the floors of a step", bench_latency_command},
-    {"throughput", "requests of a trace or of given lengths, all there at once", bench_throughput_command},
-    {"sweep", "throughput over a grid of batching parameters", bench_sweep_command},
-    {"serve", "a load on a running server, and what its clients see", bench_serve_command},
-};
-enum { N_BENCHES = sizeof benches / sizeof *benches };
-
-static void show_help(FILE *to) {
-    fprintf(to, "Measures. Usage: tandem bench BENCHMARK [operands] [flags]\n\n");
-    for (int i = 0; i < N_BENCHES; i++) fprintf(to, "  %-12s %s\n", benches[i].name, benches[i].summary);
-    fprintf(to, "\nFlags, defaults and an example of each: tandem bench BENCHMARK --help\n"
-                "Example: tandem bench kernels --model Qwen3-14B-AWQ --only linear\n");
-}
-
 int cmd_bench(int argc, char **argv) {
-    const char *names[N_BENCHES + 1] = {0}, *nearest;
-    if (argc < 2) {
-        show_help(stderr);
-        return 2;
-    }
-    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")) {
-        show_help(stdout);
-        return 0;
-    }
-    for (int i = 0; i < N_BENCHES; i++) {
-        if (!strcmp(argv[1], benches[i].name)) return benches[i].run(argc - 1, argv + 1);
-        names[i] = benches[i].name;
-    }
-    nearest = options_nearest(argv[1], names);
-    fprintf(stderr, "tandem bench: unknown benchmark \"%s\"", argv[1]);
-    if (nearest) fprintf(stderr, "; did you mean %s?", nearest);
-    fprintf(stderr, "\nAll of them: tandem bench --help\n");
-    return 2;
+    static const struct command benches[] = {
+        {"kernels", "every kernel beside the machine's limits", bench_kernels_command},
+        {"latency", "time to the first token and per token, beside the floors of a step", bench_latency_command},
+        {"throughput", "requests of a trace or of given lengths, all there at once", bench_throughput_command},
+        {"sweep", "throughput over a grid of batching parameters", bench_sweep_command},
+        {"serve", "a load on a running server, and what its clients see", bench_serve_command},
+        {0},
+    };
+    static const struct command_table table = {
+        .name = "tandem bench",
+        .operand = "BENCHMARK",
+        .what = "benchmark",
+        .summary = "Measures. ",
+        .end = "Example: tandem bench kernels --model Qwen3-14B-AWQ --only linear\n",
+        .commands = benches,
+    };
+    return command_run(&table, argc, argv);
 }

@@ -18,7 +18,7 @@
         FLAG(INT, "long-prefill-token-threshold", &(o).long_prefill_token_threshold, "N",                              \
              "longest piece of one prompt in a step; 0: no bound", .low = 0, .high = 1 << 22),                         \
         FLAG(INT, "block-size", &(o).block_size, "N", "tokens per KV block", .low = 1, .high = 256),                   \
-        FLAG(STRING, "device", &(o).backend, "NAME", "cpu or cuda", .shown = "cuda where there is a GPU"),              \
+        FLAG(STRING, "device", &(o).backend, "NAME", "cpu or cuda", .shown = "cuda where there is a GPU"),             \
         FLAG(STRING, "quantization", &(o).quantization, "NAME", "awq or awq_marlin: expect an AWQ checkpoint",         \
              .shown = "the checkpoint's"),                                                                             \
         FLAG(STRING, "load-format", &(o).load_format, "NAME", "auto, safetensors, or dummy: random weights",           \

@@ -23,45 +23,25 @@
 COMMANDS(X)
 #undef X
 
-static const struct {
-    const char *name, *summary;
-    int (*run)(int argc, char **argv);
-} commands[] = {
+static const struct command commands[] = {
 #define X(name, summary) {#name, summary, cmd_##name},
     COMMANDS(X)
 #undef X
+        {0},
 };
-#define N_COMMANDS (sizeof commands / sizeof commands[0])
-
-static void show_help(FILE *to) {
-    fprintf(to, "Tandem %s: an inference engine for Qwen models.\n\nUsage: tandem COMMAND [operands] [flags]\n\n",
-            TANDEM_VERSION);
-    for (size_t i = 0; i < N_COMMANDS; i++) fprintf(to, "  %-12s %s\n", commands[i].name, commands[i].summary);
-    fprintf(to, "\nFlags, defaults and an example of each: tandem COMMAND --help\n"
-                "Exit codes: 0 done, 1 failed, 2 wrong usage.\n");
-}
+static const struct command_table table = {
+    .name = "tandem",
+    .operand = "COMMAND",
+    .what = "command",
+    .summary = "Tandem " TANDEM_VERSION ": an inference engine for Qwen models.\n\n",
+    .end = "Exit codes: 0 done, 1 failed, 2 wrong usage.\n",
+    .commands = commands,
+};
 
 int main(int argc, char **argv) {
-    const char *names[N_COMMANDS + 1] = {0}, *nearest;
-    if (argc < 2) {
-        show_help(stderr);
-        return 2;
-    }
-    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
-        show_help(stdout);
+    if (argc > 1 && !strcmp(argv[1], "--version")) {
+        puts("tandem " TANDEM_VERSION);
         return 0;
     }
-    if (!strcmp(argv[1], "--version")) {
-        printf("tandem %s\n", TANDEM_VERSION);
-        return 0;
-    }
-    for (size_t i = 0; i < N_COMMANDS; i++) {
-        if (!strcmp(argv[1], commands[i].name)) return commands[i].run(argc - 1, argv + 1);
-        names[i] = commands[i].name;
-    }
-    nearest = options_nearest(argv[1], names);
-    fprintf(stderr, "tandem: unknown command \"%s\"", argv[1]);
-    if (nearest) fprintf(stderr, "; did you mean %s?", nearest);
-    fprintf(stderr, "\nAll commands: tandem --help\n");
-    return 2;
+    return command_run(&table, argc, argv);
 }

@@ -114,6 +114,28 @@ static int list_push(struct option_list *list, const char *item) {
     return 0;
 }
 
+static int ints_push(struct option_ints *list, int item) {
+    int *items = realloc(list->items, (list->n + 1) * sizeof *items);
+    if (!items) return STATUS_NO_MEMORY;
+    list->items = items;
+    list->items[list->n++] = item;
+    return 0;
+}
+
+static bool is_list(const struct option_spec *s) {
+    return s->kind == OPTION_LIST || s->kind == OPTION_INTS;
+}
+
+static void empty_list(const struct option_spec *s) {
+    if (s->kind == OPTION_LIST) {
+        free(((struct option_list *)s->out)->items);
+        *(struct option_list *)s->out = (struct option_list){0};
+    } else if (s->kind == OPTION_INTS) {
+        free(((struct option_ints *)s->out)->items);
+        *(struct option_ints *)s->out = (struct option_ints){0};
+    }
+}
+
 static int wrong_value(const struct command_help *help, const struct option_spec *s, const char *expected,
                        const char *found) {
     char quoted[96];
@@ -125,15 +147,16 @@ static int wrong_value(const struct command_help *help, const struct option_spec
 static int set_number(const struct command_help *help, const struct option_spec *s, const char *text) {
     char expected[96];
     double v, low = s->low, high = s->high;
-    bool whole = s->kind != OPTION_DOUBLE;
+    const bool is_int = s->kind == OPTION_INT || s->kind == OPTION_INTS, whole = s->kind != OPTION_DOUBLE;
     if (low >= high) {
-        low = s->kind == OPTION_SIZE ? 0 : s->kind == OPTION_INT ? INT_MIN : -INFINITY;
-        high = s->kind == OPTION_SIZE ? 0x1p53 : s->kind == OPTION_INT ? INT_MAX : INFINITY;
+        low = s->kind == OPTION_SIZE ? 0 : is_int ? INT_MIN : -INFINITY;
+        high = s->kind == OPTION_SIZE ? 0x1p53 : is_int ? INT_MAX : INFINITY;
     }
     if (!options_number(text, &v) || v < low || v > high || (whole && v != floor(v))) {
         snprintf(expected, sizeof expected, "%s from %.15g to %.15g", whole ? "an integer" : "a number", low, high);
         return wrong_value(help, s, expected, text);
     }
+    if (s->kind == OPTION_INTS) return ints_push(s->out, (int)v);
     if (s->kind == OPTION_INT)
         *(int *)s->out = (int)v;
     else if (s->kind == OPTION_SIZE)
@@ -166,6 +189,7 @@ static int set_value(const struct command_help *help, const struct option_spec *
     case OPTION_INT:
     case OPTION_SIZE:
     case OPTION_DOUBLE:
+    case OPTION_INTS:
         return set_number(help, s, text);
     case OPTION_LIST:
         return list_push(s->out, text);
@@ -185,13 +209,15 @@ static int set_config_item(const struct command_help *help, const struct option_
         snprintf(number, sizeof number, "%.17g", item->valuedouble);
         return set_value(help, s, number);
     }
-    if (cJSON_IsArray(item) && s->kind == OPTION_LIST) {
-        int status = 0;
+    if (cJSON_IsArray(item) && is_list(s)) {
+        const bool strings = s->kind == OPTION_LIST;
         cJSON_ArrayForEach(entry, item) {
-            if (!cJSON_IsString(entry)) return wrong_value(help, s, "strings", json_kind(entry));
-            if (!status) status = list_push(s->out, entry->valuestring);
+            if (strings ? !cJSON_IsString(entry) : !cJSON_IsNumber(entry))
+                return wrong_value(help, s, strings ? "strings" : "numbers", json_kind(entry));
+            const int status = set_config_item(help, s, entry);
+            if (status) return status;
         }
-        return status;
+        return 0;
     }
     return wrong_value(help, s, "a value of the flag's kind", json_kind(item));
 }
@@ -320,7 +346,7 @@ static int parse_flag(const struct command_help *help, const struct option_spec 
         return STATUS_INVALID;
     }
     int status = set_value(help, s, argv[++*i]);
-    while (!status && s->kind == OPTION_LIST && *i + 1 < argc && argv[*i + 1][0] != '-')
+    while (!status && is_list(s) && *i + 1 < argc && argv[*i + 1][0] != '-')
         status = set_value(help, s, argv[++*i]);
     return status;
 }
@@ -343,12 +369,11 @@ bool options_parse(struct options *o, const struct command_help *help, const str
     path = config_path(specs, argc, argv);
     if (path && load_config(o, help, path)) return false;
     for (const struct option_spec *s = specs; s->name; s++) /* the command line's lists replace the file's */
-        if (s->kind == OPTION_LIST && path)
+        if (is_list(s) && path)
             for (int i = 1; i < argc; i++) {
                 size_t n = strcspn(argv[i], "=");
                 if (!strncmp(argv[i], "--", 2) && name_equal(argv[i] + 2, n - 2, s->name)) {
-                    free(((struct option_list *)s->out)->items);
-                    *(struct option_list *)s->out = (struct option_list){0};
+                    empty_list(s);
                     break;
                 }
             }
@@ -380,12 +405,37 @@ bool options_parse(struct options *o, const struct command_help *help, const str
 }
 
 void options_deinit(struct options *o) {
-    for (const struct option_spec *s = o->specs; s && s->name; s++)
-        if (s->kind == OPTION_LIST) {
-            free(((struct option_list *)s->out)->items);
-            *(struct option_list *)s->out = (struct option_list){0};
-        }
+    for (const struct option_spec *s = o->specs; s && s->name; s++) empty_list(s);
     free(o->operands.items);
     cJSON_Delete(o->config);
     *o = (struct options){0};
+}
+
+/* ---- tables of commands ------------------------------------------------------------------------------------------ */
+
+static void show_commands(const struct command_table *table, FILE *to) {
+    fprintf(to, "%sUsage: %s %s [operands] [flags]\n\n", table->summary, table->name, table->operand);
+    for (const struct command *c = table->commands; c->name; c++) fprintf(to, "  %-12s %s\n", c->name, c->summary);
+    fprintf(to, "\nFlags, defaults and an example of each: %s %s --help\n%s", table->name, table->operand, table->end);
+}
+
+int command_run(const struct command_table *table, int argc, char **argv) {
+    const char *names[MAX_NAMES] = {0}, *nearest;
+    if (argc < 2) {
+        show_commands(table, stderr);
+        return 2;
+    }
+    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
+        show_commands(table, stdout);
+        return 0;
+    }
+    for (size_t i = 0; table->commands[i].name && i < MAX_NAMES - 1; i++) {
+        if (!strcmp(argv[1], table->commands[i].name)) return table->commands[i].run(argc - 1, argv + 1);
+        names[i] = table->commands[i].name;
+    }
+    nearest = options_nearest(argv[1], names);
+    fprintf(stderr, "%s: unknown %s \"%s\"", table->name, table->what, argv[1]);
+    if (nearest) fprintf(stderr, "; did you mean %s?", nearest);
+    fprintf(stderr, "\nAll of them: %s --help\n", table->name);
+    return 2;
 }

@@ -28,6 +28,11 @@ struct option_list {
     size_t n;
 };
 
+struct option_ints {
+    int *items; /* owned */
+    size_t n;
+};
+
 enum option_kind {
     OPTION_BOOL,   /* bool *                 --name, --no-name, --name=true|false */
     OPTION_INT,    /* int *                  */
@@ -35,6 +40,7 @@ enum option_kind {
     OPTION_DOUBLE, /* double *               */
     OPTION_STRING, /* const char **          borrowed from argv or the options */
     OPTION_LIST,   /* struct option_list *   --name a b c, --name=a, and repeated */
+    OPTION_INTS,   /* struct option_ints *   as a list; each within the range */
     OPTION_CONFIG, /* const char **          --config FILE */
     OPTION_TITLE,  /* no flag: a heading in --help (name is the text) */
 };
@@ -77,6 +83,22 @@ bool options_parse(struct options *o, const struct command_help *help, const str
                    char **argv, int *exit_code);
 /* Frees operands, lists and the config file; strings taken from them end here. */
 void options_deinit(struct options *o);
+
+/* A command that is a table of commands: `tandem`, `tandem bench`. */
+struct command {
+    const char *name, *summary;
+    int (*run)(int argc, char **argv); /* argv[0] is its name; returns the exit code */
+};
+struct command_table {
+    const char *name;    /* "tandem" */
+    const char *operand; /* "COMMAND" */
+    const char *what;    /* "command" */
+    const char *summary; /* what stands before the usage */
+    const char *end;     /* last lines of --help */
+    const struct command *commands; /* ends with {0} */
+};
+/* Runs the one that argv[1] names. The exit code: also of --help, and 2 where there is none of that name. */
+int command_run(const struct command_table *table, int argc, char **argv);
 
 /* Reads "4096", "1k", "25.6k", "4K", "2g" into *value; false if it is no such number. */
 bool options_number(const char *text, double *value);

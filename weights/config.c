@@ -190,10 +190,11 @@ static void read_quantization(struct reader *r, struct model_config *config) {
     const char *version = read_string(&inner, "version", "gemm");
     if (!inner.status && strcasecmp(version, "gemm"))
         refuse(&inner, STATUS_UNSUPPORTED,
-               "quantization_config.version: expected \"gemm\", found \"%s\" (llm-awq's v2 and gemv pack the weights in "
-               "another order); use a checkpoint made by AutoAWQ",
+               "quantization_config.version: expected \"gemm\", found \"%s\" (llm-awq's v2 and gemv pack the weights "
+               "in another order); use a checkpoint made by AutoAWQ",
                json_quote(version, found, sizeof found));
-    const int bits = (int)read_int(&inner, "bits", 1, 32, 4), group = (int)read_int(&inner, "group_size", -1, 1 << 20, 128);
+    const int bits = (int)read_int(&inner, "bits", 1, 32, 4);
+    const int group = (int)read_int(&inner, "group_size", -1, 1 << 20, 128);
     if (bits != 4) refuse(&inner, STATUS_UNSUPPORTED, "quantization_config.bits: expected 4, found %d", bits);
     if (group != 128)
         refuse(&inner, STATUS_UNSUPPORTED, "quantization_config.group_size: expected 128, found %d", group);
@@ -205,8 +206,8 @@ static void read_quantization(struct reader *r, struct model_config *config) {
     const int widths[] = {config->hidden, config->n_heads * config->head_dim, config->ffn};
     for (int i = 0; i < 3; i++)
         if (widths[i] % group)
-            refuse(r, STATUS_UNSUPPORTED, "quantization_config: expected widths that are multiples of %d, found %d", group,
-                   widths[i]);
+            refuse(r, STATUS_UNSUPPORTED, "quantization_config: expected widths that are multiples of %d, found %d",
+                   group, widths[i]);
     if (config->n_kv_heads * config->head_dim % 16)
         refuse(r, STATUS_UNSUPPORTED, "quantization_config: expected a multiple of 16 rows in k_proj, found %d",
                config->n_kv_heads * config->head_dim);

@@ -24,8 +24,8 @@ struct json_limits {
 };
 
 /* Parses `bytes` bytes at `text` (no terminator needed). Returns 0 and a tree in *out (caller: cJSON_Delete), or
- * STATUS_INVALID / STATUS_TOO_LARGE / STATUS_NO_MEMORY with *out = NULL and a sentence in err that names the byte offset
- * of the fault, what was expected there and what was found. Time is linear in `bytes`. */
+ * STATUS_INVALID / STATUS_TOO_LARGE / STATUS_NO_MEMORY with *out = NULL and a sentence in err that names the byte
+ * offset of the fault, what was expected there and what was found. Time is linear in `bytes`. */
 int json_parse(cJSON **out, const char *text, size_t bytes, struct json_limits limits, char *err, size_t err_bytes);
 
 /* Reads a whole file and parses it. err names the path. STATUS_NOT_FOUND where there is no such file. */
@@ -33,8 +33,8 @@ int json_parse_file(cJSON **out, const char *path, struct json_limits limits, ch
 
 /* Typed access to a member of an object. An absent member, or null, leaves *out as it is and returns 0, so a caller
  * presets the default; a member of another type or out of [low, high] is STATUS_INVALID and a sentence
- * "NAME: expected an integer from LOW to HIGH, found ...". Integers are exact to 2^53. Of members with the same name the
- * last one counts, as in Python. */
+ * "NAME: expected an integer from LOW to HIGH, found ...". Integers are exact to 2^53. Of members with the same name
+ * the last one counts, as in Python. */
 int json_get_int(const cJSON *object, const char *name, int64_t low, int64_t high, int64_t *out, char *err,
                  size_t err_bytes);
 int json_get_double(const cJSON *object, const char *name, double low, double high, double *out, char *err,

@@ -66,8 +66,9 @@ struct model_config {
  * dtype="auto": that of the embedding, and float32 where there is no checkpoint either.
  *
  * Bounds: every count is positive and at most 2^20 (vocab 2^22, layers 1024), H % K == 0, D even and <= 256. Refused
- * by name: unknown architectures, quantisation other than AutoAWQ's "gemm" form (GPTQ, llm-awq's, ...), a rope type other than default, sliding windows that are on,
- * attention_bias in Qwen3 (it adds a bias to o_proj), activations other than silu. */
+ * by name: unknown architectures, quantisation other than AutoAWQ's "gemm" form (GPTQ, llm-awq's, ...), a rope type
+ * other than default, sliding windows that are on, attention_bias in Qwen3 (it adds a bias to o_proj), activations
+ * other than silu. */
 int model_config_load(struct model_config *config, const char *folder, char *err, size_t err_bytes);
 
 /* Parameters in all (embedding counted once when tied), and bytes per token of K and V of all layers in a given KV
@@ -105,10 +106,10 @@ struct tensor {
 struct checkpoint; /* owned: the mappings and the index */
 
 /* Opens model.safetensors, or else every shard that model.safetensors.index.json names, in `folder`. Validated before
- * use: header size (<= 100 MB and inside the file), strict JSON, dtypes, shapes (product must not overflow), offsets (in
- * the file, equal to shape x dtype, aligned to the dtype, neither overlapping nor leaving holes), names unique, index
- * and shards agreeing. Reads headers only; the data pages are read when someone looks at them. The files must not be
- * truncated while they are open (looking at the lost part would be a bus error).
+ * use: header size (<= 100 MB and inside the file), strict JSON, dtypes, shapes (product must not overflow), offsets
+ * (in the file, equal to shape x dtype, aligned to the dtype, neither overlapping nor leaving holes), names unique,
+ * index and shards agreeing. Reads headers only; the data pages are read when someone looks at them. The files must not
+ * be truncated while they are open (looking at the lost part would be a bus error).
  *
  * Checkpoints of the bare decoder (Qwen3-Embedding) name their tensors without "model."; they get that prefix here. */
 int checkpoint_open(struct checkpoint **out, const char *folder, char *err, size_t err_bytes);
@@ -127,11 +128,11 @@ int safetensors_parse(struct tensor **tensors, size_t *n, const void *image, siz
 void safetensors_free(struct tensor *tensors, size_t n);
 
 /* Writes tensors as one safetensors file (atomically: a temporary file, then rename), with metadata {"format": "pt"} as
- * Hugging Face wants it. Order and alignment are made here; names must be unique and `bytes` must fit shape and dtype. */
+ * Hugging Face wants it. Order and alignment are made here; names must be unique, `bytes` must fit shape and dtype. */
 int safetensors_write(const char *path, const struct tensor *tensors, size_t n, char *err, size_t err_bytes);
 
 /* Whether the linear layer of this name ("model.layers.3.mlp.up_proj", with or without ".weight") is quantised: its
- * weight [N, K] is then three tensors, .qweight [K, N / 8] i32, .qzeros [K / group, N / 8] i32, .scales [K / group, N]. */
+ * weight [N, K] is then .qweight [K, N / 8] i32, .qzeros [K / group, N / 8] i32 and .scales [K / group, N] f16. */
 bool model_is_quantized(const struct model_config *config, const char *name);
 
 /* The tensors that `config` implies, from one table: model_n_tensors() of them, each with its Hugging Face name and
@@ -144,9 +145,8 @@ int model_tensor(const struct model_config *config, int i, char name[MODEL_TENSO
 int model_tensor_shape(const struct model_config *config, const char *name, int64_t dims[TENSOR_MAX_DIMS]);
 
 /* That the checkpoint holds exactly the tensors that `config` implies: none missing, none surplus (a tied model may
- * carry lm_head.weight; rotary inv_freq buffers are ignored), each of the shape and of a float dtype (qweight and qzeros
- * of int32, scales of float16). The first fault
- * is the sentence; "and N more" is added. */
+ * carry lm_head.weight; rotary inv_freq buffers are ignored), each of the shape and of a float dtype (qweight and
+ * qzeros of int32, scales of float16). The first fault is the sentence; "and N more" is added. */
 int checkpoint_check(const struct checkpoint *c, const struct model_config *config, char *err, size_t err_bytes);
 
 /* ---- download ---------------------------------------------------------------------------------------------------- */

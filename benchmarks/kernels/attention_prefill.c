@@ -21,21 +21,7 @@ static void cases(struct bench_list *list, const struct bench_model *m) {
 }
 
 static void make(struct bench *b, const struct bench_case *c, void *operands) {
-    const struct kv_sizes s = {.B = 1,
-                               .n_query = c->T,
-                               .kv_len = c->T,
-                               .H = c->n[0],
-                               .K = c->n[1],
-                               .D = c->n[2],
-                               .kv_dtype = (enum dtype)c->n[3],
-                               .needs_content = true};
-    kv_operands_make(operands, b, c->act, &s);
-}
-
-static bool run(struct exec *e, const struct bench_case *c, void *operands) {
-    const struct kv_operands *o = operands;
-    attention(e, o->o, o->q, &o->kv, o->layer, NULL, &o->rope, &o->batch, c->n[0]);
-    return true;
+    kv_operands_make(operands, b, c, &(struct kv_sizes){.B = 1, .n_query = c->T, .kv_len = c->T, .needs_kv = true});
 }
 
 const struct kernel_bench bench_attention_prefill = {
@@ -44,5 +30,5 @@ const struct kernel_bench bench_attention_prefill = {
     .operand_bytes = sizeof(struct kv_operands),
     .cases = cases,
     .make = make,
-    .run = run,
+    .run = kv_attention,
 };

@@ -8,18 +8,8 @@ struct operands {
 };
 
 static void cases(struct bench_list *list, const struct bench_model *m) {
-    struct bench_matrix_size sizes[BENCH_MATRICES];
-    int n;
-    const int *tokens = bench_tokens(list, &n);
-    bench_matrix_sizes(sizes, m);
-    for (int j = 1; j < BENCH_MATRICES; j += 2)
-        for (int i = 0; i < n; i++) {
-            const int rows = sizes[j].rows, cols = sizes[j].cols, T = tokens[i];
-            struct bench_case c = {.T = T, .n = {rows, cols, m->group}, .flops = 2.0 * T * rows * cols};
-            c.bytes = bench_matrix_bytes(m->act, rows, cols, m->group) +
-                      (double)T * (2 * rows + cols) * (double)dtype_bytes(m->act);
-            bench_case_add(list, m, &c, "%s %dx%d", sizes[j].name, rows, cols);
-        }
+    const struct bench_products products = {.matrices = 1 << BENCH_O | 1 << BENCH_DOWN, .y_moves = 2};
+    bench_product_cases(list, m, &products);
 }
 
 static void make(struct bench *b, const struct bench_case *c, void *operands) {

@@ -7,18 +7,8 @@ struct operands {
 };
 
 static void cases(struct bench_list *list, const struct bench_model *m) {
-    struct bench_matrix_size sizes[BENCH_MATRICES];
-    int n;
-    const int *tokens = bench_tokens(list, &n);
-    bench_matrix_sizes(sizes, m);
-    const int rows = sizes[0].rows, cols = sizes[0].cols;
-    for (int i = 0; i < n; i++) {
-        const int T = tokens[i];
-        struct bench_case c = {.T = T, .n = {rows, cols, m->group, m->config.qkv_bias}, .flops = 2.0 * T * rows * cols};
-        c.bytes =
-            bench_matrix_bytes(m->act, rows, cols, m->group) + (double)T * (rows + cols) * (double)dtype_bytes(m->act);
-        bench_case_add(list, m, &c, "qkv %dx%d", rows, cols);
-    }
+    const struct bench_products products = {.matrices = 1 << BENCH_QKV, .y_moves = 1, .has_bias = m->config.qkv_bias};
+    bench_product_cases(list, m, &products);
 }
 
 static void make(struct bench *b, const struct bench_case *c, void *operands) {

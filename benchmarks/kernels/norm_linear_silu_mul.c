@@ -7,18 +7,8 @@ struct operands {
 };
 
 static void cases(struct bench_list *list, const struct bench_model *m) {
-    struct bench_matrix_size sizes[BENCH_MATRICES];
-    int n;
-    const int *tokens = bench_tokens(list, &n);
-    bench_matrix_sizes(sizes, m);
-    const int rows = sizes[2].rows, cols = sizes[2].cols;
-    for (int i = 0; i < n; i++) {
-        const int T = tokens[i];
-        struct bench_case c = {.T = T, .n = {rows, cols, m->group}, .flops = 2.0 * T * rows * cols};
-        c.bytes = bench_matrix_bytes(m->act, rows, cols, m->group) +
-                  (double)T * (rows / 2 + cols) * (double)dtype_bytes(m->act);
-        bench_case_add(list, m, &c, "gate_up %dx%d", rows, cols);
-    }
+    const struct bench_products products = {.matrices = 1 << BENCH_GATE_UP, .y_moves = 0.5}; /* (g, u) become one */
+    bench_product_cases(list, m, &products);
 }
 
 static void make(struct bench *b, const struct bench_case *c, void *operands) {

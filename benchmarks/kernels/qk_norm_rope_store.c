@@ -24,13 +24,9 @@ static void make(struct bench *b, const struct bench_case *c, void *operands) {
     const struct kv_sizes s = {.B = decode ? c->T : 1,
                                .n_query = decode ? 1 : c->T,
                                .kv_len = decode ? CONTEXT : c->T,
-                               .H = c->n[0],
-                               .K = c->n[1],
-                               .D = c->n[2],
-                               .kv_dtype = (enum dtype)c->n[3],
                                .qk_norm = c->n[4],
                                .needs_qkv = true};
-    kv_operands_make(operands, b, c->act, &s);
+    kv_operands_make(operands, b, c, &s);
 }
 
 static bool run(struct exec *e, const struct bench_case *c, void *operands) {

@@ -76,8 +76,6 @@ void CPU(embed)(struct exec *e, void *x, const int32_t *tokens, const int32_t *s
 void CPU(probe_read)(struct exec *e, uint32_t *out, const void *p, size_t bytes);
 void CPU(gather_rows)(struct exec *e, void *out, const void *x, const int32_t *rows, int R, int C);
 void CPU(rms_norm)(struct exec *e, void *out, const void *h, const void *weight, int T, int C, float eps);
-void CPU(add_rms_norm)(struct exec *e, void *out, const void *h, void *residual, const void *weight, int T, int C,
-                       float eps);
 void CPU(linear)(struct exec *e, void *y, const void *x, const struct matrix *w, const void *bias, int T);
 void CPU(linear_f32)(struct exec *e, float *y, const void *x, const struct matrix *w, int T);
 bool CPU(norm_linear)(struct exec *e, void *y, void *x, const void *residual, const void *norm, float eps,

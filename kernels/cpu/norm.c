@@ -1,11 +1,11 @@
-/* norm.c - RMSNorm, alone and after the residual add, and the plain residual add.
+/* norm.c - RMSNorm and the residual add.
  *
  *     y = round(x / sqrt(mean(x^2) + eps)) * w                  x, y [T, C], w [C]
- *     add_rms_norm: r = round(r + h), then y = norm(r)
+ *     r = round(r + h)                                          r, h [T, C]
  * round() is to the activation format: Hugging Face casts the normalised value before it multiplies.
  *
  * The sum of squares runs over C in vectors of LANES, four partial sums in turn, folded as a fixed tree. A token is one
- * thread's work. Reads 2C (3C with the residual) and writes C (2C) elements a token. */
+ * thread's work. Reads 2C and writes C elements a token. */
 #include "kernels/cpu/cpu.h"
 
 /* The sum of squares of x [C], which is padded with zeros to a multiple of 4 * LANES. */
@@ -37,46 +37,29 @@ void CPU(norm_row)(float *out, const float *x, const void *weight, int C, float 
     else norm_row_as((char *)out, x, weight, C, scale, DTYPE_F32, DTYPE_F32);
 }
 
-/* x [C] = residual = round(residual + h), in fp32 and in the activation format. */
-INLINE void add_row_as(float *x, char *residual, const char *h, int C, enum dtype act) {
-    size_t b = dtype_bytes(act);
-    int i = 0;
-    for (; i + LANES <= C; i += LANES) {
-        vf v = vf_round(vf_widen(residual + i * b, act) + vf_widen(h + i * b, act), act);
-        vf_narrow(residual + i * b, v, act);
-        vf_store(x + i, v);
-    }
-    for (; i < C; i++) {
-        x[i] = f32_round(f32_widen(residual + i * b, act) + f32_widen(h + i * b, act), act);
-        f32_narrow(residual + i * b, x[i], act);
-    }
-}
-
-struct norm {
+struct rows {
     struct exec *e;
     char *out;
     const char *h;
-    char *residual;     /* NULL: norm of h alone */
-    const void *weight; /* NULL: the add alone, out unused */
+    const void *weight; /* of the norm */
     int C;
     float eps;
 };
 
-INLINE void norm_rows_as(const struct norm *o, struct share *share, enum dtype act) {
+INLINE void norm_rows_as(const struct rows *o, struct share *share, enum dtype act) {
     int C = o->C;
     size_t row = (size_t)C * dtype_bytes(act);
     float *x = scratch_of(o->e, share);
     memset(x + C, 0, (ROW_FLOATS(C) - (size_t)C) * sizeof *x); /* for sum_squares */
     for (int first, last; threads_take(share, &first, &last);)
         for (int t = first; t < last; t++) {
-            if (o->residual) add_row_as(x, o->residual + t * row, o->h + t * row, C, act);
-            else row_widen_as(x, o->h + t * row, (size_t)C, act);
-            if (o->weight) norm_row_as(o->out + t * row, x, o->weight, C, norm_scale(x, C, o->eps), act, act);
+            row_widen_as(x, o->h + t * row, (size_t)C, act);
+            norm_row_as(o->out + t * row, x, o->weight, C, norm_scale(x, C, o->eps), act, act);
         }
 }
 
 static void norm_rows(void *arg, struct share *share) {
-    const struct norm *o = arg;
+    const struct rows *o = arg;
     enum dtype act = o->e->options.dtype;
     if (act == DTYPE_BF16) norm_rows_as(o, share, DTYPE_BF16);
     else if (act == DTYPE_F16) norm_rows_as(o, share, DTYPE_F16);
@@ -84,17 +67,31 @@ static void norm_rows(void *arg, struct share *share) {
 }
 
 void CPU(rms_norm)(struct exec *e, void *out, const void *h, const void *weight, int T, int C, float eps) {
-    struct norm o = {.e = e, .out = out, .h = h, .weight = weight, .C = C, .eps = eps};
+    struct rows o = {.e = e, .out = out, .h = h, .weight = weight, .C = C, .eps = eps};
     parallel(e, T, rows_per_part(C), norm_rows, &o);
 }
 
-void CPU(add_rms_norm)(struct exec *e, void *out, const void *h, void *residual, const void *weight, int T, int C,
-                       float eps) {
-    struct norm o = {.e = e, .out = out, .h = h, .residual = residual, .weight = weight, .C = C, .eps = eps};
-    parallel(e, T, rows_per_part(C), norm_rows, &o);
+INLINE void add_rows_as(const struct rows *o, struct share *share, enum dtype act) {
+    size_t C = (size_t)o->C, b = dtype_bytes(act);
+    for (int first, last; threads_take(share, &first, &last);) {
+        size_t i = first * C, end = last * C;
+        for (; i + LANES <= end; i += LANES)
+            vf_narrow(o->out + i * b, vf_round(vf_widen(o->out + i * b, act) + vf_widen(o->h + i * b, act), act), act);
+        for (; i < end; i++)
+            f32_narrow(o->out + i * b, f32_round(f32_widen(o->out + i * b, act) + f32_widen(o->h + i * b, act), act),
+                       act);
+    }
+}
+
+static void add_rows(void *arg, struct share *share) {
+    const struct rows *o = arg;
+    enum dtype act = o->e->options.dtype;
+    if (act == DTYPE_BF16) add_rows_as(o, share, DTYPE_BF16);
+    else if (act == DTYPE_F16) add_rows_as(o, share, DTYPE_F16);
+    else add_rows_as(o, share, DTYPE_F32);
 }
 
 void CPU(add)(struct exec *e, void *residual, const void *h, int T, int C) {
-    struct norm o = {.e = e, .h = h, .residual = residual, .C = C};
-    parallel(e, T, rows_per_part(C), norm_rows, &o);
+    struct rows o = {.e = e, .out = residual, .h = h, .C = C};
+    parallel(e, T, rows_per_part(C), add_rows, &o);
 }

@@ -119,7 +119,6 @@ const struct kernel_ops CPU(ops) = {
     .memory = memory_cpu,
     .embed = CPU(embed),
     .rms_norm = CPU(rms_norm),
-    .add_rms_norm = CPU(add_rms_norm),
     .linear = CPU(linear),
     .linear_f32 = CPU(linear_f32),
     .qk_norm_rope_store = CPU(qk_norm_rope_store),

@@ -153,8 +153,6 @@ void cuda__fill_random(struct exec *e, void *p, enum dtype dtype, size_t n, floa
 
 /* norm.cu */
 void cuda__rms_norm(struct exec *e, void *out, const void *h, const void *weight, int T, int C, float eps);
-void cuda__add_rms_norm(struct exec *e, void *out, const void *h, void *residual, const void *weight, int T, int C,
-                        float eps);
 
 /* rope.cu */
 void cuda__qk_norm_rope_store(struct exec *e, void *q, const struct kv_cache *kv, int layer, const void *qkv,

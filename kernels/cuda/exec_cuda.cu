@@ -232,7 +232,6 @@ extern "C" const struct kernel_ops cuda_ops = {
     .graph_close = graph_close_cuda,
     .embed = cuda__embed,
     .rms_norm = cuda__rms_norm,
-    .add_rms_norm = cuda__add_rms_norm,
     .linear = cuda__linear,
     .linear_f32 = cuda__linear_f32,
     .qk_norm_rope_store = cuda__qk_norm_rope_store,

@@ -4,15 +4,15 @@
  *
  * Each line of standard input is the JSON body of one POST to http://127.0.0.1:PORT/PATH; CONCURRENCY of them are under
  * way at a time, each on a connection of its own, all in one poll loop. While every answer has begun it reads once a
- * millisecond: being woken for each token would take the cores that the server runs on, and whoever has many clients has
- * them on other machines. Prints one JSON object per request, in the input's order, and one of the whole run:
+ * millisecond: being woken for each token would take the cores that the server runs on, and whoever has many clients
+ * has them on other machines. Prints one JSON object per request, in the input's order, and one of the whole run:
  *
  *     {"status":200,"start":0.000113,"first":0.004021,"end":0.193311,"events":65,"tokens":64}
  *     {"requests":16,"failed":0,"seconds":0.201,"tokens":1024}
  *
- * Times are seconds since the start of the run, "end" up to a millisecond late; "first" is the first byte of the first "data: {" event (of the answer's
- * body where nothing is streamed); "tokens" is usage.completion_tokens, so ask for it with stream_options. Exit code 1
- * when a request failed, 2 for wrong usage. */
+ * Times are seconds since the start of the run, "end" up to a millisecond late; "first" is the first byte of the first
+ * "data: {" event (of the answer's body where nothing is streamed); "tokens" is usage.completion_tokens, so ask for it
+ * with stream_options. Exit code 1 when a request failed, 2 for wrong usage. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>

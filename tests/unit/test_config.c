@@ -133,8 +133,9 @@ Test(config, refused) {
     refused("\"tie_word_embeddings\":1", STATUS_INVALID, "tie_word_embeddings: expected true or false, found 1");
     refused("\"torch_dtype\":\"float64\"", STATUS_UNSUPPORTED,
             "dtype: expected float32, bfloat16 or float16, found \"float64\"");
-    refused("\"quantization_config\":{\"quant_method\":\"gptq\",\"bits\":4}", STATUS_UNSUPPORTED,
-            "quantization_config.quant_method: expected \"awq\", found \"gptq\"; use an AWQ or an unquantised checkpoint");
+    refused(
+        "\"quantization_config\":{\"quant_method\":\"gptq\",\"bits\":4}", STATUS_UNSUPPORTED,
+        "quantization_config.quant_method: expected \"awq\", found \"gptq\"; use an AWQ or an unquantised checkpoint");
     refused("\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4.0}", STATUS_UNSUPPORTED,
             "rope_scaling.rope_type: expected \"default\", the only rotary embedding supported, found \"yarn\"");
     refused("\"rope_scaling\":{\"type\":\"linear\",\"factor\":4.0}", STATUS_UNSUPPORTED,
@@ -170,7 +171,8 @@ Test(config, refused) {
 }
 
 /* Absent dtype: the embedding's, and float32 where there is no checkpoint. */
-#define AWQ(more) "\"hidden_size\":256,\"intermediate_size\":384,\"quantization_config\":{\"quant_method\":\"awq\"" more "}"
+#define AWQ(more)                                                                                                      \
+    "\"hidden_size\":256,\"intermediate_size\":384,\"quantization_config\":{\"quant_method\":\"awq\"" more "}"
 
 Test(config, awq) {
     cr_assert_eq(load(AWQ("")), 0, "%s", err);
@@ -199,8 +201,9 @@ Test(config, awq) {
             "modules_to_not_convert: expected names of 1 to 63 bytes, found \"\"");
     refused("\"quantization_config\":{\"quant_method\":\"awq\"}", STATUS_UNSUPPORTED,
             "quantization_config: expected widths that are multiples of 128, found 64");
-    refused("\"quantization_config\":[]", STATUS_UNSUPPORTED,
-            "quantization_config.quant_method: expected \"awq\", found an array; use an AWQ or an unquantised checkpoint");
+    refused(
+        "\"quantization_config\":[]", STATUS_UNSUPPORTED,
+        "quantization_config.quant_method: expected \"awq\", found an array; use an AWQ or an unquantised checkpoint");
 }
 
 Test(config, dtype_of_the_checkpoint) {

@@ -207,11 +207,14 @@ Test(engine_bits, after_preemption) {
             o.enable_prefix_caching = cached;
             struct engine *e = open_engine(*m, &o);
             int n_preempted = 0;
-            for (int i = 0; i < 12; i++)
-                crowd[i] = make_job(i < N_PROBES ? i : 100 + i, i ? probe_length[1] : probe_length[0]);
-            run(e, crowd, 12);
-            for (int p = 0; p < N_PROBES; p++) assert_same(&alone[p], &crowd[p], *m);
-            for (int i = 0; i < 12; i++) n_preempted += crowd[i].answer.usage.n_preemptions;
+            /* On a loaded machine a slow client may bring them one by one: no crowd. Then they come again. */
+            for (int attempt = 0; attempt < 20 && !n_preempted; attempt++) {
+                for (int i = 0; i < 12; i++)
+                    crowd[i] = make_job(i < N_PROBES ? i : 100 + i, i ? probe_length[1] : probe_length[0]);
+                run(e, crowd, 12);
+                for (int p = 0; p < N_PROBES; p++) assert_same(&alone[p], &crowd[p], *m);
+                for (int i = 0; i < 12; i++) n_preempted += crowd[i].answer.usage.n_preemptions;
+            }
             cr_assert_gt(n_preempted, 0, "the pool was not small enough to preempt");
             /* one that was preempted, against itself alone */
             for (int i = 0; i < 12; i++) {

@@ -13,8 +13,8 @@ static struct buffer table_new(int D, enum dtype act) {
 }
 
 /* Stores the batch's k and v through the op that serving uses, and gives q back. */
-static struct buffer store_biased(struct exec *e, const struct test_kv *kv, const struct buffer *qkv, const void *k_bias,
-                                  const struct batch *batch, int H, const struct buffer *table) {
+static struct buffer store_biased(struct exec *e, const struct test_kv *kv, const struct buffer *qkv,
+                                  const void *k_bias, const struct batch *batch, int H, const struct buffer *table) {
     const struct kv_layout *a = &kv->cache.layout;
     struct buffer q = buffer_new(e->options.dtype, (size_t)batch->T * H * a->D);
     struct rope rope = {.cos_sin = table->data, .max_positions = MAX_POSITIONS, .D = a->D};
@@ -22,8 +22,8 @@ static struct buffer store_biased(struct exec *e, const struct test_kv *kv, cons
     return q;
 }
 
-static struct buffer store(struct exec *e, const struct test_kv *kv, const struct buffer *qkv, const struct batch *batch,
-                           int H, const struct buffer *table) {
+static struct buffer store(struct exec *e, const struct test_kv *kv, const struct buffer *qkv,
+                           const struct batch *batch, int H, const struct buffer *table) {
     return store_biased(e, kv, qkv, NULL, batch, H, table);
 }
 
@@ -93,8 +93,8 @@ static void check_reference(const struct buffer *o, const struct buffer *q, cons
 enum { B = 6, MAX = 560 };
 
 /* B sequences with kv_len tokens of context, n_query of them in the step. k_bias: how large, 0 for none. */
-static void check_step(struct exec *e, enum dtype kv_dtype, float k_bias, int H, int K, int D, int P, const int kv_len[B],
-                       const int n_query[B]) {
+static void check_step(struct exec *e, enum dtype kv_dtype, float k_bias, int H, int K, int D, int P,
+                       const int kv_len[B], const int n_query[B]) {
     enum dtype act = e->options.dtype;
     int everything[B];
     memcpy(everything, kv_len, sizeof everything);

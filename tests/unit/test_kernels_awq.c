@@ -1,5 +1,5 @@
-/* test_kernels_awq.c - 4-bit matrices on every CPU table: packed from AutoAWQ's tensors in several parts, multiplied, and
- * compared with the formula in double precision; rows do not depend on the other tokens, to the bit. */
+/* test_kernels_awq.c - 4-bit matrices on every CPU table: packed from AutoAWQ's tensors in several parts, multiplied,
+ * and compared with the formula in double precision; rows do not depend on the other tokens, to the bit. */
 #include "kernels_test.h"
 
 enum { GROUP = 128 };
@@ -58,7 +58,8 @@ static void products(struct exec *e) {
         for (int i = 0, first = 0; i < n_parts; first += parts[i++].rows) {
             awq_pack(e, &w, first, parts[i].rows, parts[i].qweight, parts[i].qzeros, parts[i].scales.data);
             for (int n = 0; n < parts[i].rows; n++)
-                for (int k = 0; k < K; k++) dense[(size_t)(first + n) * (size_t)K + (size_t)k] = weight(&parts[i], n, k);
+                for (int k = 0; k < K; k++)
+                    dense[(size_t)(first + n) * (size_t)K + (size_t)k] = weight(&parts[i], n, k);
         }
         struct buffer bias = buffer_random(DTYPE_F16, (size_t)N, 1), first_row = buffer_new(DTYPE_F32, (size_t)N);
         for (size_t ti = 0; ti < sizeof tokens / sizeof *tokens; ti++) {

@@ -5,7 +5,7 @@
 
 #include <float.h>
 
-/* ---- the reference: everything in one sorted list ------------------------------------------------------------------ */
+/* ---- the reference: everything in one sorted list ---------------------------------------------------------------- */
 
 struct entry {
     float z;
@@ -105,7 +105,7 @@ static int sample_one(struct exec *e, const struct buffer *logits, struct sample
     return id;
 }
 
-/* ---- against the reference ------------------------------------------------------------------------------------------ */
+/* ---- against the reference --------------------------------------------------------------------------------------- */
 
 static void random_params(struct exec *e) {
     static const int sizes[] = {1, 2, 15, 16, 17, 63, 300, 1000, 5000};
@@ -153,12 +153,13 @@ static void random_params(struct exec *e) {
 }
 Test(sample, agrees_with_a_sort) { for_each_table(random_params); }
 
-/* ---- chi-square ------------------------------------------------------------------------------------------------------ */
+/* ---- chi-square -------------------------------------------------------------------------------------------------- */
 
 static void check_distribution(struct exec *e, struct sample_params p, const char *what) {
     enum { V = 64, DRAWS = 60000, ROWS = 1000 };
     struct buffer logits = buffer_new(DTYPE_F32, (size_t)ROWS * V);
-    for (int i = 0; i < ROWS * V; i++) ((float *)logits.data)[i] = i < V ? random_value() * 4 : ((float *)logits.data)[i - V];
+    for (int i = 0; i < ROWS * V; i++)
+        ((float *)logits.data)[i] = i < V ? random_value() * 4 : ((float *)logits.data)[i - V];
     struct entry list[V];
     int n = kept(list, logits.data, &p, V), count[V] = {0};
     double total = 0, chi = 0;
@@ -207,7 +208,7 @@ static void distributions(struct exec *e) {
 }
 Test(sample, draws_follow_the_distribution) { for_each_table(distributions); }
 
-/* ---- edges ------------------------------------------------------------------------------------------------------------ */
+/* ---- edges ------------------------------------------------------------------------------------------------------- */
 
 static void edges(struct exec *e) {
     enum { V = 100 };
@@ -299,7 +300,8 @@ static void pending(struct exec *e) {
     for (int32_t id = 0; id < V; id++) {
         struct token_count counts[] = {{7, 2, 0}, {9, 0, 1}, {id, 1, 0}};
         struct sample_params with = plain, without = plain;
-        with.repetition = without.repetition = 1.5f, with.presence = without.presence = 1, with.frequency = without.frequency = 4;
+        with.repetition = without.repetition = 1.5f, with.presence = without.presence = 1;
+        with.frequency = without.frequency = 4;
         with.counts = counts, with.n_counts = 2, with.pending = &id;
         without.counts = counts, without.n_counts = id == 7 || id == 9 ? 2 : 3;
         for (int alone = 0; alone < 2; alone++) { /* among all tokens, then against one other */
@@ -316,7 +318,7 @@ static void pending(struct exec *e) {
 }
 Test(sample, counts_a_pending_token) { for_each_table(pending); }
 
-/* ---- noise -------------------------------------------------------------------------------------------------------------- */
+/* ---- noise ------------------------------------------------------------------------------------------------------- */
 
 Test(noise, is_philox_and_never_an_end_of_the_interval) {
     cr_assert_eq(noise_bits(0, 0, 0), 0x6627e8d5u); /* Random123's known answer for a zero counter and key */
@@ -330,7 +332,7 @@ Test(noise, is_philox_and_never_an_end_of_the_interval) {
     cr_assert_float_eq(sum / 100000, 0.5, 0.005);
 }
 
-/* ---- log-probabilities ------------------------------------------------------------------------------------------------- */
+/* ---- log-probabilities ------------------------------------------------------------------------------------------- */
 
 static void logprobs(struct exec *e) {
     static const int sizes[] = {1, 5, 17, 1000, 65000};

@@ -14,6 +14,7 @@ static struct values {
     double share;
     const char *name, *colour, *config;
     struct option_list words;
+    struct option_ints sizes;
 } v;
 
 static const struct option_spec specs[] = {
@@ -26,6 +27,7 @@ static const struct option_spec specs[] = {
     FLAG(STRING, "name", &v.name, "NAME", "a name"),
     FLAG(STRING, "colour", &v.colour, "NAME", "a colour", .choices = colours),
     FLAG(LIST, "words", &v.words, "WORD...", "words"),
+    FLAG(INTS, "sizes", &v.sizes, "N...", "numbers", .low = 1, .high = 8192),
     FLAG(CONFIG, "config", &v.config, "FILE", "all of these"),
     {0},
 };
@@ -72,6 +74,10 @@ Test(options, lists) {
     cr_assert_eq(v.words.n, 3);
     cr_assert_str_eq(v.words.items[2], "c");
     options_deinit(&o);
+    cr_assert_eq(RUN(&o, "m", "--sizes", "1", "4K", "--count", "1", "--sizes=2"), -1);
+    cr_assert(v.sizes.n == 3 && v.sizes.items[0] == 1 && v.sizes.items[1] == 4096 && v.sizes.items[2] == 2);
+    options_deinit(&o);
+    cr_assert(!v.sizes.n && !v.sizes.items);
 }
 
 Test(options, numbers) {
@@ -108,6 +114,9 @@ Test(options, refusals, .init = cr_redirect_stderr) {
         {"--turned-on"},
         {"m", "-q"},
         {"m", "--config", "/no/such/file"},
+        {"m", "--sizes", "1", "0"},
+        {"m", "--sizes", "1", "8193"},
+        {"m", "--sizes", "1", "x"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct options o = {0};
@@ -122,6 +131,20 @@ Test(options, help_is_no_failure, .init = cr_redirect_stdout) {
     struct options o = {0};
     cr_assert_eq(RUN(&o, "--help"), 0);
     options_deinit(&o);
+}
+
+static int run_it(int argc, char **argv) {
+    return argc == 2 && !strcmp(argv[0], "it") && !strcmp(argv[1], "x") ? 7 : 8;
+}
+
+Test(options, commands, .init = cr_redirect_stdout) {
+    static const struct command commands[] = {{"it", "Does it.", run_it}, {0}};
+    static const struct command_table table = {"test", "COMMAND", "command", "", "", commands};
+    cr_redirect_stderr();
+    cr_assert_eq(command_run(&table, 3, (char *[]){"test", "it", "x"}), 7);
+    cr_assert_eq(command_run(&table, 2, (char *[]){"test", "--help"}), 0);
+    cr_assert_eq(command_run(&table, 2, (char *[]){"test", "if"}), 2);
+    cr_assert_eq(command_run(&table, 1, (char *[]){"test"}), 2);
 }
 
 Test(options, nearest) {
@@ -143,14 +166,15 @@ static const char *write_file(const char *text) {
 Test(options, config_file) {
     struct options o = {0};
     const char *path = write_file("{\"model\": \"from file\", \"turned_on\": true, \"count\": 5, \"bytes\": \"1K\","
-                                  " \"words\": [\"x\", \"y\"], \"name\": \"n\"}");
+                                  " \"words\": [\"x\", \"y\"], \"sizes\": [3, 4], \"name\": \"n\"}");
     cr_assert_eq(RUN(&o, "--count", "6", "--config", path), -1);
     cr_assert(v.on && v.count == 6 && v.bytes == 1024 && v.words.n == 2);
+    cr_assert(v.sizes.n == 2 && v.sizes.items[1] == 4);
     cr_assert_str_eq(v.name, "n");
     cr_assert_str_eq(o.operands.items[0], "from file");
     options_deinit(&o);
-    cr_assert_eq(RUN(&o, "mine", "--config", path, "--words", "z"), -1);
-    cr_assert_eq(v.words.n, 1);
+    cr_assert_eq(RUN(&o, "mine", "--config", path, "--words", "z", "--sizes", "5"), -1);
+    cr_assert(v.words.n == 1 && v.sizes.n == 1 && v.sizes.items[0] == 5);
     cr_assert_str_eq(o.operands.items[0], "mine");
     options_deinit(&o);
     unlink(path);
@@ -162,6 +186,8 @@ Test(options, bad_config_files, .init = cr_redirect_stderr) {
                                         "{\"count\": true}",
                                         "{\"nothing\": 1}",
                                         "{\"words\": [1]}",
+                                        "{\"sizes\": [\"1\"]}",
+                                        "{\"sizes\": [0]}",
                                         "{\"name\": 5}",
                                         "{\"model\": 5}",
                                         "{\"count\": 100001}"};

@@ -528,7 +528,8 @@ Test(safetensors, check_awq) {
         struct tensor *t = &m.t[i];
         t->n_dims = model_tensor(&config, i, m.names[i], t->dims);
         t->name = m.names[i];
-        t->dtype = strstr(t->name, ".q") && (strstr(t->name, "weight") || strstr(t->name, "zeros")) ? DTYPE_I32 : DTYPE_F16;
+        t->dtype =
+            strstr(t->name, ".q") && (strstr(t->name, "weight") || strstr(t->name, "zeros")) ? DTYPE_I32 : DTYPE_F16;
         if (strstr(t->name, "norm")) t->dtype = DTYPE_F16;
         t->bytes = dtype_bytes(t->dtype);
         for (int d = 0; d < t->n_dims; d++) t->bytes *= (size_t)t->dims[d];

@@ -7,9 +7,9 @@
  * into every granule of the block that the table gives for t, and sampling hashes all of kv[0 .. t], read back through
  * the table. kv[t - 1] is read back too, so a block that was lost, shared wrongly, written twice, published too early
  * or found under a wrong key changes the tokens. The tokens must be those of the same request run alone, which need no
- * pool to compute. Steps are committed at once, or one step late: then a step is planned (and run, as a device would, in
- * order) before the one ahead of it is committed, and takes tokens that only the device knows. After each call the plan is held against the promises of sched.h, and every few steps the whole
- * pool is walked. */
+ * pool to compute. Steps are committed at once, or one step late: then a step is planned (and run, as a device would,
+ * in order) before the one ahead of it is committed, and takes tokens that only the device knows. After each call the
+ * plan is held against the promises of sched.h, and every few steps the whole pool is walked. */
 #include "engine/prefix_cache.h"
 #include "engine/sched.h"
 
@@ -389,7 +389,8 @@ static void plan_and_run(struct world *w, struct sim *sim) {
         return;
     }
     sim->fault[slot] = one_in(500);
-    for (int i = 0; i < plan->n_items; i++) sim->sampled[slot][i] = run(w, sim->model, &plan->items[i], sim->fault[slot]);
+    for (int i = 0; i < plan->n_items; i++)
+        sim->sampled[slot][i] = run(w, sim->model, &plan->items[i], sim->fault[slot]);
     sim->n_flights++;
 }
 
