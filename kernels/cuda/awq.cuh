@@ -75,4 +75,115 @@ __device__ static inline void awq_dequantise(uint32_t a[4], uint32_t w, const st
     a[3] = awq_bits(__hmul2_rn(q3, s.scale_high));
 }
 
+/* ---- y ----------------------------------------------------------------------------------------------------------- */
+
+struct awq_output {
+    void *y;
+    const __half *bias;
+    enum epilogue epilogue;
+    int T, rows; /* of y */
+};
+
+/* y from four sums of a lane as the products leave them: with g = lane / 4, j = lane % 4, elements 0 and 1 are row g of
+ * a strip of y's rows and tokens 2j, 2j + 1 of eight; 2 and 3 row g + 8. up: as sum, for SILU_MUL. */
+__device__ static inline void awq_store(const struct awq_output &o, int strip, int first_token, int lane, float4 sum,
+                                        float4 up) {
+    const float s[4] = {sum.x, sum.y, sum.z, sum.w}, u[4] = {up.x, up.y, up.z, up.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const int t = first_token + lane % 4 * 2 + i % 2, row = strip * AWQ_STRIP + lane / 4 + i / 2 * 8;
+        if (t >= o.T) continue;
+        const size_t at = (size_t)t * o.rows + row;
+        __half *y = (__half *)o.y + at;
+        if (o.epilogue == EPILOGUE_SILU_MUL) {
+            const float gate = round_to<__half>(s[i]), act = round_to<__half>(gate / (1.0f + __expf(-gate)));
+            *y = to_act<__half>(act * round_to<__half>(u[i]));
+        } else if (o.epilogue == EPILOGUE_F32) {
+            ((float *)o.y)[at] = s[i];
+        } else if (o.epilogue == EPILOGUE_ADD) {
+            *y = to_act<__half>(to_float(*y) + round_to<__half>(s[i]));
+        } else {
+            *y = to_act<__half>(o.bias ? s[i] + to_float(o.bias[row]) : s[i]);
+        }
+    }
+}
+
+/* ---- sums of parts of K, over the shared memory of a cluster ----------------------------------------------------- */
+
+enum { AWQ_SHARE_BYTES = 512 }; /* of a strip and eight tokens: four sums of each lane */
+
+#if __CUDA_ARCH__ >= 900
+/* The blocks of a cluster have the parts of K of the same strips. What they have of a strip of y's rows and eight
+ * tokens (an item) is added by block item % parts, in whose shared memory it lies from `shares` on as [item /
+ * parts][gate, up][part][32 lanes] float4; without SILU_MUL there is no second. Stores there count on the mbarrier
+ * `done`, which waits for all of them. */
+struct awq_cluster {
+    uint32_t shares, done;   /* addresses, the same in all blocks */
+    int n_parts, part, rank; /* rank: of this block in the cluster, its part where there are parts */
+    int two;                 /* gate and up, or one */
+    int n_items;
+};
+
+/* By one thread, before cluster_meet. */
+__device__ static inline void awq_cluster_init(const struct awq_cluster &c) {
+    const int n_own = (c.n_items - c.part + c.n_parts - 1) / c.n_parts;
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\n"
+                 "fence.mbarrier_init.release.cluster;\n"
+                 "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(c.done),
+                 "r"(n_own * c.two * c.n_parts * AWQ_SHARE_BYTES)
+                 : "memory");
+}
+
+/* A barrier of all threads of the cluster that orders no memory: it tells that reads are done, or mbarriers made. With
+ * the usual release every thread would wait for its stores to reach the whole chip. */
+__device__ static inline void cluster_meet(void) {
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+}
+
+/* Gives a warp's sums of an item to whom they concern, when nobody uses his shared memory otherwise any more. */
+__device__ static inline void awq_give(const struct awq_cluster &c, int item, int up, int lane, float4 sum) {
+    const int number = item / c.n_parts, owner = c.n_parts > 1 ? item - number * c.n_parts : c.rank;
+    const uint32_t at = c.shares + ((number * c.two + up) * c.n_parts + c.part) * AWQ_SHARE_BYTES + lane * 16;
+    asm volatile(
+        "{\n.reg .b32 to, counts;\n"
+        "mapa.shared::cluster.u32 to, %0, %2;\n"
+        "mapa.shared::cluster.u32 counts, %1, %2;\n"
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [to], {%3, %4, %5, %6}, [counts];\n}" ::"r"(
+            at),
+        "r"(c.done), "r"(owner), "f"(sum.x), "f"(sum.y), "f"(sum.z), "f"(sum.w)
+        : "memory");
+}
+
+__device__ static inline float4 awq_add_shares(const struct awq_cluster &c, int number, int up, int lane) {
+    float4 sum = {};
+    for (int part = 0; part < c.n_parts; part++) {
+        const uint32_t at = c.shares + ((number * c.two + up) * c.n_parts + part) * AWQ_SHARE_BYTES + lane * 16;
+        float4 v;
+        asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                     : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+                     : "r"(at)
+                     : "memory");
+        sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
+    }
+    return sum;
+}
+
+/* Waits for the shares of this block's items, adds them in order of the parts and stores y. Items are [strips][eights];
+ * first_strip: of y's rows, of which there are n_strips; warps 0 .. n_warps - 1 take part. */
+__device__ static inline void awq_fold(const struct awq_cluster &c, const struct awq_output &o, int first_strip,
+                                       int n_strips, int eights, int warp, int n_warps, int lane) {
+    asm volatile("{\n.reg .pred p;\n"
+                 "again: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%0], 0;\n"
+                 "@!p bra again;\n}" ::"r"(c.done)
+                 : "memory");
+    for (int number = warp; number * c.n_parts + c.part < c.n_items; number += n_warps) {
+        const int item = number * c.n_parts + c.part, strip = first_strip + item / eights;
+        const int first_token = item % eights * 8;
+        if (strip >= n_strips || first_token >= o.T) continue;
+        const float4 sum = awq_add_shares(c, number, 0, lane);
+        awq_store(o, strip, first_token, lane, sum, c.two == 2 ? awq_add_shares(c, number, 1, lane) : sum);
+    }
+}
+#endif
+
 #endif

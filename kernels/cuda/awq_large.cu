@@ -84,25 +84,6 @@ template <int N> struct layout {
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-__device__ static inline uint4 load_shared(uint32_t address) {
-    uint4 v;
-    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "r"(address)
-                 : "memory");
-    return v;
-}
-__device__ static inline uint32_t load_shared_u32(uint32_t address) {
-    uint32_t v;
-    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(address) : "memory");
-    return v;
-}
-__device__ static inline uint32_t load_shared_u16(uint32_t address) {
-    uint32_t v;
-    asm volatile("ld.shared.u16 %0, [%1];" : "=r"(v) : "r"(address) : "memory");
-    return v;
-}
-
 __device__ static inline void tile_at(const struct tiling &t, int i, int *row_pair, int *token_tile) {
     const int group = i / (t.row_pairs * t.token_group), rest = i - group * t.row_pairs * t.token_group;
     const int first = group * t.token_group, n = min(t.token_group, t.token_tiles - first);
@@ -289,7 +270,7 @@ __device__ static inline void sum_parts(float (&sum)[N / S / 2], const float (&d
                                         int thread) {
     enum { PIECES = N / 8 / S, PIECE_BYTES = 2 * WARPGROUP * 16 };
     static_assert(S * PIECES * PIECE_BYTES <= layout<N>::STAGING, "partial sums fit where stages were");
-    cluster_sync(); /* no block's stages are in use any more */
+    cluster_meet(); /* no block's stages are in use any more */
 #pragma unroll
     for (int to = 0; to < S; to++) {
         const uint32_t there = cluster_address(smem + thread * 16, 2 * to + rank % 2);
@@ -345,7 +326,7 @@ __global__ static void CLUSTER_OF(2 * S) __launch_bounds__(THREADS, 1)
         }
         mbarrier_init_fence();
     }
-    cluster_sync(); /* barriers are ready before another block arrives at them */
+    cluster_meet(); /* barriers are ready before another block arrives at them */
 
     if (threadIdx.x < 2 * WARPGROUP) {
         registers_grow<CONSUMER_REGISTERS>();
@@ -368,7 +349,7 @@ __global__ static void CLUSTER_OF(2 * S) __launch_bounds__(THREADS, 1)
                 store_tile<N / S>(sum, y, bias, epilogue, t, row, token + part * (N / S), staging, group, thread);
             } else store_tile<N>(d, y, bias, epilogue, t, row, token, staging, group, thread);
         }
-        if (S == 1) cluster_sync(); /* nobody leaves while the other may still write to it */
+        if (S == 1) cluster_meet(); /* nobody leaves while the other may still write to it */
     } else {
         registers_shrink<PRODUCER_REGISTERS>();
         if (threadIdx.x == 2 * WARPGROUP) {
@@ -409,8 +390,8 @@ __global__ static void CLUSTER_OF(2 * S) __launch_bounds__(THREADS, 1)
             }
         }
         __syncwarp();
-        cluster_sync();
-        if (S > 1) cluster_sync();
+        cluster_meet();
+        if (S > 1) cluster_meet();
     }
 #endif
 }

@@ -25,12 +25,13 @@ extern "C" {
 struct cuda_sampler; /* sample.cu */
 struct cuda_lt;      /* linear_lt.cu */
 
-enum { CUDA_TICKETS = 1 << 14, CUDA_CLAIMS = 128 };
+enum { CUDA_TICKETS = 1 << 14, CUDA_CLAIMS = 128, CUDA_MOST_CLUSTER = 8 };
 struct cuda_state { /* owned by the exec */
     cudaStream_t stream;
     int device, n_sms;
     int arch; /* 90 for sm_90: compute capability times ten */
-    int clusters[3]; /* of 2, 4 and 8 blocks that can run side by side, one block an SM; 0 before sm_90 */
+    int clusters[CUDA_MOST_CLUSTER + 1]; /* [n]: of n blocks, that can run side by side, one block an SM; before sm_90 0 for
+                                          * n > 1 */
     bool hopper; /* sm_90a code is in the build and this is such a chip: wgmma and TMA may be used */
     cudaEvent_t slots[EXEC_SLOTS];
     /* Scratch of one op, planned when the exec opens: an op may use all of it, and owns it until the next op. */
@@ -55,22 +56,26 @@ static inline struct cuda_state *cuda_of(struct exec *e) { return (struct cuda_s
 
 /* ---- launching ------------------------------------------------------------------------------------------------------ */
 
-/* Launches kernel(args...) on the exec's stream as a programmatic dependent launch, and latches a failure. The kernel
- * keeps the rule above. Dynamic shared memory above 48 KB must have been allowed once (cuda_allow_smem). */
+/* Launches kernel(args...) on the exec's stream as a programmatic dependent launch, in clusters of `cluster` blocks along x,
+ * and latches a failure. The kernel keeps the rule above. Dynamic shared memory above 48 KB must have been allowed once
+ * (cuda_allow_smem). */
 template <typename... P, typename... A>
 static inline void cuda_launch_(struct exec *e, const char *op, const char *file, int line, void (*kernel)(P...), dim3 grid,
-                                dim3 block, size_t smem, A... args) {
+                                int cluster, dim3 block, size_t smem, const A &...args) {
     struct cuda_state *s = cuda_of(e);
-    cudaLaunchAttribute attribute = {};
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchAttribute attributes[2] = {};
+    attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[0].val.programmaticStreamSerializationAllowed = 1;
+    attributes[1].id = cudaLaunchAttributeClusterDimension;
+    attributes[1].val.clusterDim.x = cluster;
+    attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
     cudaLaunchConfig_t config = {};
     config.gridDim = grid;
     config.blockDim = block;
     config.dynamicSmemBytes = smem;
     config.stream = s->stream;
-    config.attrs = &attribute;
-    config.numAttrs = s->arch >= 90 ? 1 : 0;
+    config.attrs = attributes;
+    config.numAttrs = s->arch < 90 ? 0 : cluster > 1 ? 2 : 1;
     /* One division of L1 and shared memory for all kernels: an SM must run empty before it can change it, and then no
      * kernel would overlap its neighbour. */
     cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
@@ -78,8 +83,9 @@ static inline void cuda_launch_(struct exec *e, const char *op, const char *file
     if (status == cudaSuccess) status = cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...);
     if (status != cudaSuccess) exec__fail(e, op, file, line, cudaGetErrorString(status));
 }
-#define cuda_launch(e, kernel, grid, block, smem, ...)                                                                 \
-    cuda_launch_(e, __func__, __FILE__, __LINE__, kernel, dim3(grid), dim3(block), smem, __VA_ARGS__)
+#define cuda_launch_clusters(e, kernel, grid, cluster, block, smem, ...)                                               \
+    cuda_launch_(e, __func__, __FILE__, __LINE__, kernel, dim3(grid), cluster, dim3(block), smem, __VA_ARGS__)
+#define cuda_launch(e, kernel, grid, block, smem, ...) cuda_launch_clusters(e, kernel, grid, 1, block, smem, __VA_ARGS__)
 
 /* Allows a kernel so much dynamic shared memory. Cheap, so launchers just call it each time they need more than 48 KB. */
 template <typename K> static inline void cuda_allow_smem(struct exec *e, K *kernel, size_t bytes) {
@@ -197,8 +203,8 @@ struct linear_args {
 };
 /* Each returns false, having done nothing, for what it does not cover. */
 bool cuda__dense_small(struct exec *e, const struct linear_args *a); /* linear_small.cu: bf16, f16; few tokens */
-bool cuda__awq_few(struct exec *e, const struct linear_args *a);     /* awq_few.cu: up to eight tokens */
-bool cuda__awq_small(struct exec *e, const struct linear_args *a);   /* awq_small.cu: up to 64 tokens */
+bool cuda__awq_few(struct exec *e, const struct linear_args *a);     /* awq_few.cu: up to 16 tokens */
+bool cuda__awq_mid(struct exec *e, const struct linear_args *a);     /* awq_mid.cu: up to 64 tokens, wgmma */
 bool cuda__awq_large(struct exec *e, const struct linear_args *a);   /* awq_large.cu: many tokens, wgmma */
 void cuda__linear_simple(struct exec *e, const struct linear_args *a); /* linear_simple.cu: anything, slowly */
 /* linear_lt.cu: cuBLASLt with plans cached per shape, for dense weights of the act dtype; all but SILU_MUL and norm. It

@@ -54,18 +54,18 @@ static void close_cuda(struct exec *e) {
 static void count_clusters(struct exec *e, size_t most_smem) {
     struct cuda_state *s = cuda_of(e);
     cuda_allow_smem(e, probe, most_smem);
-    for (int i = 0; i < 3; i++) {
+    for (int n = 2; n <= CUDA_MOST_CLUSTER; n++) {
         cudaLaunchAttribute attribute = {};
         attribute.id = cudaLaunchAttributeClusterDimension;
-        attribute.val.clusterDim.x = 2 << i;
+        attribute.val.clusterDim.x = n;
         attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
         cudaLaunchConfig_t config = {};
-        config.gridDim = dim3(2 << i);
+        config.gridDim = dim3(n);
         config.blockDim = dim3(32);
         config.dynamicSmemBytes = most_smem;
         config.attrs = &attribute;
         config.numAttrs = 1;
-        CUDA_TRY(e, cudaOccupancyMaxActiveClusters(&s->clusters[i], probe, &config));
+        CUDA_TRY(e, cudaOccupancyMaxActiveClusters(&s->clusters[n], probe, &config));
     }
 }
 
@@ -78,6 +78,7 @@ static int open_cuda(struct exec *e, char *err, size_t err_bytes) {
     CUDA_TRY(e, cudaGetDeviceProperties(&p, s->device));
     s->n_sms = p.multiProcessorCount;
     s->arch = p.major * 10 + p.minor;
+    s->clusters[1] = s->n_sms;
     if (s->arch >= 90) count_clusters(e, p.sharedMemPerBlockOptin);
     CUDA_TRY(e, cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking));
     for (int i = 0; i < EXEC_SLOTS; i++) CUDA_TRY(e, cudaEventCreate(&s->slots[i]));

@@ -97,6 +97,26 @@ __device__ static inline void store_matrices_transposed(uint32_t to, uint32_t m0
                  : "memory");
 }
 
+/* Shared memory by its address, in program order. */
+__device__ static inline uint4 load_shared(uint32_t address) {
+    uint4 v;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "r"(address)
+                 : "memory");
+    return v;
+}
+__device__ static inline uint32_t load_shared_u32(uint32_t address) {
+    uint32_t v;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(address) : "memory");
+    return v;
+}
+__device__ static inline uint32_t load_shared_u16(uint32_t address) {
+    uint32_t v;
+    asm volatile("ld.shared.u16 %0, [%1];" : "=r"(v) : "r"(address) : "memory");
+    return v;
+}
+
 /* Makes this thread's stores to shared memory visible to TMA and wgmma, once a barrier of threads follows. */
 __device__ static inline void fence_async(void) { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
@@ -214,6 +234,7 @@ template <int N> __device__ static inline void wgmma_settle(uint32_t (&a)[N]) {
     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                                 \
     "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                                 \
     "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}"
+#define WGMMA_F4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define WGMMA_F8(d, i)                                                                                                 \
     "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]),        \
         "+f"(d[i + 7])
@@ -269,6 +290,23 @@ __device__ static inline void wgmma_rs(float (&d)[32], uint32_t a0, uint32_t a1,
 }
 
 /* wgmma_rs of f16 with both operands' lines along k, in more widths: N is twice the elements of d. */
+__device__ static inline void wgmma_rs_f16(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                           uint64_t b_operand, int accumulate) {
+    constexpr int ALONG_N = 0;
+    WGMMA_RS("m64n8k16", "f16", "{%0, %1, %2, %3}", "%4, %5, %6, %7", "%8", "%9", "%10", WGMMA_F4(d, 0));
+}
+__device__ static inline void wgmma_rs_f16(float (&d)[8], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                           uint64_t b_operand, int accumulate) {
+    constexpr int ALONG_N = 0;
+    WGMMA_RS("m64n16k16", "f16", "{%0, %1, %2, %3, %4, %5, %6, %7}", "%8, %9, %10, %11", "%12", "%13", "%14",
+             WGMMA_F8(d, 0));
+}
+__device__ static inline void wgmma_rs_f16(float (&d)[16], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                           uint64_t b_operand, int accumulate) {
+    constexpr int ALONG_N = 0;
+    WGMMA_RS("m64n32k16", "f16", "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}",
+             "%16, %17, %18, %19", "%20", "%21", "%22", WGMMA_F8(d, 0), WGMMA_F8(d, 8));
+}
 #define WGMMA_R48                                                                                                      \
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                           \
     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                                 \

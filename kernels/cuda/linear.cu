@@ -40,13 +40,13 @@ static bool awq_as_dense(struct exec *e, const struct linear_args *a) {
 /* False when only the simple kernel covers it, or nothing in one pass. */
 static bool fast(struct exec *e, const struct linear_args *a) {
     if (a->w->format == MATRIX_AWQ)
-        return cuda__awq_few(e, a) || cuda__awq_small(e, a) || cuda__awq_large(e, a) || awq_as_dense(e, a);
+        return cuda__awq_few(e, a) || cuda__awq_mid(e, a) || cuda__awq_large(e, a) || awq_as_dense(e, a);
     return cuda__dense_small(e, a) || cuda__linear_lt(e, a);
 }
 
 /* The same for a product whose x is normalised on the way in. */
 static bool fast_normed(struct exec *e, const struct linear_args *a) {
-    if (a->w->format == MATRIX_AWQ) return cuda__awq_few(e, a) || cuda__awq_small(e, a);
+    if (a->w->format == MATRIX_AWQ) return cuda__awq_few(e, a);
     return cuda__dense_small(e, a);
 }
 

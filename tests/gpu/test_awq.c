@@ -218,8 +218,8 @@ static void check_models(struct gpu_test *t) {
     }
 }
 
-/* Row 0 of T tokens has the bits that it has alone, as far as one kernel serves both (up to 8 tokens, or as many as
- * awq_few.cu has shared memory for; the line tells where they change); a norm within gives the bits of a pass of its own. */
+/* Row 0 of T tokens has the bits that it has alone, as far as one kernel serves both (up to 8 tokens; the line tells where
+ * they change); a norm within gives the bits of a pass of its own. */
 static void check_bits(struct gpu_test *t, int rows, int cols) {
     enum { MAX_T = 130 };
     static const int tokens[] = {1, 2, 3, 5, 8, 9, 13, 16, 17, 24, 31, 33, 48, 64, 65, 130};
@@ -236,7 +236,7 @@ static void check_bits(struct gpu_test *t, int rows, int cols) {
         if (!equal && !differs) differs = tokens[i];
     }
     snprintf(detail, sizeof detail, "%d x %d: the bits of T 1 up to T %d, others from T %d (0: never)", rows, cols, same, differs);
-    gpu_test_verdict(t, same >= (cols <= 8192 ? 8 : 4), "a row alone and among others", detail);
+    gpu_test_verdict(t, same >= 8, "a row alone and among others", detail);
 
     int n_differ = 0;
     for (int T = 1; T <= 9; T++) {
@@ -360,7 +360,7 @@ static void check_overlap(struct gpu_test *t, const struct shape *s, int T) {
 
 enum { ROTATE_BYTES = 256 << 20 };
 
-static const int few_tokens[] = {1, 2, 4, 8, 16, 32, 64};
+static const int few_tokens[] = {1, 2, 4, 8, 12, 16, 24, 32, 48, 64};
 
 static void time_matrix(struct gpu_test *t, const char *name, int rows, int cols, double bandwidth, double *log_gain) {
     enum { MOST = 160 };
