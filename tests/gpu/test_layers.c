@@ -193,7 +193,7 @@ static void check(struct gpu_test *t, struct model *m, const int32_t *kv_len, in
 }
 
 int main(int argc, char **argv) {
-    struct gpu_test t = {.seed = gpu_test_seed(argc, argv)};
+    struct gpu_test t = gpu_test_begin(argc, argv);
     static const enum dtype dtypes[] = {DTYPE_BF16, DTYPE_F16};
     static const struct shape shapes[] = {{"five heads to one", 1024, 10, 2, 1536, true},
                                           {"eight heads to one", 512, 16, 2, 11008, false},
@@ -212,7 +212,8 @@ int main(int argc, char **argv) {
         gpu_test_open(&t, dtypes[i], (struct exec_options){0});
         for (size_t j = 0; j < sizeof shapes / sizeof *shapes; j++) {
             struct model m = model_new(&t, &shapes[j]);
-            for (size_t k = 0; k < sizeof n_tokens / sizeof *n_tokens; k++) check(&t, &m, lengths[k], n_tokens[k]);
+            const int n_steps = t.quick ? 3 : N_OF(n_tokens); /* the short ones */
+            for (int k = 0; k < n_steps; k++) check(&t, &m, lengths[k], n_tokens[k]);
             model_free(&t, &m);
         }
         gpu_test_close(&t);
