@@ -1,8 +1,10 @@
 /* test_awq.c - 4-bit matrices on the CUDA backend against their CPU twins, and their times.
  *
  *     gpu_test_awq [seed]            correctness: packing, unpacking, products in all epilogues at awkward and real sizes
- *     gpu_test_awq [seed] --time     each matrix of the Qwen models by T, beside cuBLASLt (f16) and the read bandwidth
- *     gpu_test_awq [seed] --chain    whole layers' products at few tokens in one graph, beside the time of their bytes */
+ *     gpu_test_awq [seed] --time [n]   each matrix of the Qwen models by T, beside cuBLASLt (f16) and the read bandwidth
+ *     gpu_test_awq [seed] --chain [n]  whole layers' products at few tokens in one graph, beside the time of their bytes
+ *
+ * n: of the first n models. */
 #include "kernels/probe.h"
 #include "tests/gpu/gpu_test.h"
 
@@ -431,9 +433,9 @@ static void time_matrix(struct gpu_test *t, const char *name, int rows, int cols
     exec_free(t->gpu, all), exec_free(t->gpu, x), exec_free(t->gpu, y);
 }
 
-static void time_matrices(struct gpu_test *t) {
+static void time_matrices(struct gpu_test *t, int n_shapes) {
     const double bandwidth = read_bandwidth(t);
-    for (int i = 0; i < (getenv("ONE") ? 1 : N_OF(shapes)); i++) {
+    for (int i = 0; i < n_shapes; i++) {
         const struct shape *s = &shapes[i];
         const struct {
             const char *name;
@@ -451,9 +453,9 @@ static void time_matrices(struct gpu_test *t) {
     }
 }
 
-static void time_chain(struct gpu_test *t) {
+static void time_chain(struct gpu_test *t, int n_shapes) {
     const double bandwidth = read_bandwidth(t);
-    for (int i = 0; i < (getenv("ONE") ? 1 : N_OF(shapes)); i++) {
+    for (int i = 0; i < n_shapes; i++) {
         struct layers l;
         layers_open(t, &l, &shapes[i], shapes[i].C < 4096 ? 12 : 6);
         for (int j = 0; j < N_OF(few_tokens); j++) {
@@ -473,11 +475,12 @@ static void time_chain(struct gpu_test *t) {
 int main(int argc, char **argv) {
     struct gpu_test t = {.seed = gpu_test_seed(argc, argv)};
     const char *mode = argc > 2 ? argv[2] : "";
+    const int n = argc > 3 ? atoi(argv[3]) : N_OF(shapes), n_shapes = n < N_OF(shapes) ? n : N_OF(shapes);
     gpu_test_open(&t, DTYPE_F16, (struct exec_options){0});
     if (*mode) {
         printf("%s\n", exec_backend(t.gpu));
-        if (!strcmp(mode, "--time")) time_matrices(&t);
-        if (!strcmp(mode, "--chain")) time_chain(&t);
+        if (!strcmp(mode, "--time")) time_matrices(&t, n_shapes);
+        if (!strcmp(mode, "--chain")) time_chain(&t, n_shapes);
         gpu_test_close(&t);
         return 0;
     }
