@@ -64,7 +64,7 @@ static void model_free(struct gpu_test *t, struct model *m) {
         for (int i = 0; i < 4; i++) twin_free(t, all[i]);
     }
     struct twin *all[] = {&m->attn_norm, &m->ffn_norm, &m->q_norm, &m->k_norm, &m->bias, &m->angles};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) twin_free(t, all[i]);
+    for (int i = 0; i < N_OF(all); i++) twin_free(t, all[i]);
 }
 
 static struct twin ints(struct gpu_test *t, const int32_t *from, size_t n) {
@@ -118,7 +118,7 @@ static void step_new(struct gpu_test *t, struct model *m, struct kv_layout *layo
 
 static void step_free(struct gpu_test *t, struct model *m) {
     struct twin *all[] = {&m->pool, &m->h, &m->x, &m->qkv, &m->q, &m->o, &m->gate_up, &m->ffn};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) twin_free(t, all[i]);
+    for (int i = 0; i < N_OF(all); i++) twin_free(t, all[i]);
     for (int i = 0; i < N_ARRAYS; i++) twin_free(t, &m->arrays[i]);
 }
 
@@ -193,7 +193,7 @@ static void check(struct gpu_test *t, struct model *m, const int32_t *kv_len, in
 }
 
 int main(int argc, char **argv) {
-    struct gpu_test t = {.seed = gpu_test_seed(argc, argv)};
+    struct gpu_test t = gpu_test_begin(argc, argv);
     static const enum dtype dtypes[] = {DTYPE_BF16, DTYPE_F16};
     static const struct shape shapes[] = {{"five heads to one", 1024, 10, 2, 1536, true},
                                           {"eight heads to one", 512, 16, 2, 11008, false},
@@ -210,9 +210,9 @@ int main(int argc, char **argv) {
     static const int n_tokens[] = {1, 2, 3, 1, 5, 8, 9, 1, 2};
     for (int i = 0; i < 2; i++) {
         gpu_test_open(&t, dtypes[i], (struct exec_options){0});
-        for (size_t j = 0; j < sizeof shapes / sizeof *shapes; j++) {
+        for (int j = 0; j < (t.quick ? 1 : N_OF(shapes)); j++) {
             struct model m = model_new(&t, &shapes[j]);
-            for (size_t k = 0; k < sizeof n_tokens / sizeof *n_tokens; k++) check(&t, &m, lengths[k], n_tokens[k]);
+            for (int k = 0; k < (t.quick ? 4 : N_OF(n_tokens)); k++) check(&t, &m, lengths[k], n_tokens[k]);
             model_free(&t, &m);
         }
         gpu_test_close(&t);
