@@ -64,7 +64,7 @@ static void model_free(struct gpu_test *t, struct model *m) {
         for (int i = 0; i < 4; i++) twin_free(t, all[i]);
     }
     struct twin *all[] = {&m->attn_norm, &m->ffn_norm, &m->q_norm, &m->k_norm, &m->bias, &m->angles};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) twin_free(t, all[i]);
+    for (int i = 0; i < N_OF(all); i++) twin_free(t, all[i]);
 }
 
 static struct twin ints(struct gpu_test *t, const int32_t *from, size_t n) {
@@ -118,7 +118,7 @@ static void step_new(struct gpu_test *t, struct model *m, struct kv_layout *layo
 
 static void step_free(struct gpu_test *t, struct model *m) {
     struct twin *all[] = {&m->pool, &m->h, &m->x, &m->qkv, &m->q, &m->o, &m->gate_up, &m->ffn};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) twin_free(t, all[i]);
+    for (int i = 0; i < N_OF(all); i++) twin_free(t, all[i]);
     for (int i = 0; i < N_ARRAYS; i++) twin_free(t, &m->arrays[i]);
 }
 
@@ -210,10 +210,9 @@ int main(int argc, char **argv) {
     static const int n_tokens[] = {1, 2, 3, 1, 5, 8, 9, 1, 2};
     for (int i = 0; i < 2; i++) {
         gpu_test_open(&t, dtypes[i], (struct exec_options){0});
-        for (size_t j = 0; j < sizeof shapes / sizeof *shapes; j++) {
+        for (int j = 0; j < (t.quick ? 1 : N_OF(shapes)); j++) {
             struct model m = model_new(&t, &shapes[j]);
-            const int n_steps = t.quick ? 3 : N_OF(n_tokens); /* the short ones */
-            for (int k = 0; k < n_steps; k++) check(&t, &m, lengths[k], n_tokens[k]);
+            for (int k = 0; k < (t.quick ? 4 : N_OF(n_tokens)); k++) check(&t, &m, lengths[k], n_tokens[k]);
             model_free(&t, &m);
         }
         gpu_test_close(&t);
