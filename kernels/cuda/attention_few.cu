@@ -326,7 +326,7 @@ bool cuda__rope_attention(struct exec *e, void *o, void *q, const struct kv_cach
     if (act == DTYPE_F32 || l->dtype != act || l->D != HEAD || H / l->K > MOST_GROUP) return false;
     const int n = div_up(batch->max_kv_len, CHUNK);
     if (n > MOST_CHUNKS || batch->T * l->K * n > MOST_WORK) return false;
-    int ranks = 1;
+    int ranks = 2; /* compute-sanitizer takes reads through a cluster of one for errors */
     while (ranks < n && ranks < MOST_RANKS) ranks *= 2;
     const struct few a = {.kv = *kv, .qkv = qkv, .q_norm = q_norm, .k_norm = k_norm, .o = o, .cos_sin = rope->cos_sin,
                           .positions = batch->positions, .kv_len = batch->kv_len, .block_table = batch->block_table,
