@@ -24,6 +24,7 @@
  *
  * P is rounded to the activation format; sums are fp32. Bytes: K and V once; qkv of the group once a block. */
 #include "kernels/cuda/hopper.cuh"
+#include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/rope.cuh"
 
 enum {
@@ -64,22 +65,6 @@ template <typename A> struct smem {
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-
-/* d += a b, m16n8k16. */
-template <typename A>
-__device__ static inline void mma(float d[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
-                                  uint32_t b1);
-#define MMA(A, name)                                                                                                   \
-    template <>                                                                                                        \
-    __device__ inline void mma<A>(float d[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,         \
-                                  uint32_t b1) {                                                                       \
-        asm("mma.sync.aligned.m16n8k16.row.col.f32." name "." name ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "         \
-            "{%8, %9}, {%0, %1, %2, %3};"                                                                              \
-            : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                                           \
-            : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));                                                   \
-    }
-MMA(__nv_bfloat16, "bf16")
-MMA(__half, "f16")
 
 __device__ static inline float2 cluster_load(uint32_t remote) {
     float2 v;

@@ -19,6 +19,7 @@
  * Order: fp32; within a warp by line, chunks 2c and 2c + 1 in two sums; then warps in turn. It depends on K alone, so a
  * row has the same bits whatever T <= 16 is. Bytes: w once, x once per block of rows (from the L2). */
 #include "kernels/cuda/hopper.cuh"
+#include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/norm.cuh"
 #include "kernels/cuda/rows.cuh"
 
@@ -70,22 +71,6 @@ __device__ static inline uint4 load_16(const char *p) { return *(const uint4 *)p
 
 /* Where TMA's 128-byte swizzle puts 16-byte chunk `chunk` of line `line`. */
 __device__ static inline int swizzled(int line, int chunk) { return line * LINE + ((chunk ^ (line & 7)) << 4); }
-
-/* d += a b, m16n8k16. */
-template <typename A>
-__device__ static inline void mma(float d[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
-                                  uint32_t b1);
-#define MMA(A, name)                                                                                                   \
-    template <>                                                                                                        \
-    __device__ inline void mma<A>(float d[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,         \
-                                  uint32_t b1) {                                                                       \
-        asm("mma.sync.aligned.m16n8k16.row.col.f32." name "." name ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "         \
-            "{%8, %9}, {%0, %1, %2, %3};"                                                                              \
-            : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                                           \
-            : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));                                                   \
-    }
-MMA(__nv_bfloat16, "bf16")
-MMA(__half, "f16")
 
 /* x of stage `stage`, which holds k from line kc * KB on. */
 template <int KB> __device__ static void feed_x(const struct dense &d, char *smem, uint64_t *full, int stage, int kc) {
