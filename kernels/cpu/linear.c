@@ -320,10 +320,12 @@ static void widen_tokens(void *arg, struct share *share) {
     for (int first, last; threads_take(share, &first, &last);) widen_some(o, cpu_of(o->e)->x, first, last);
 }
 
+#if defined(__AMX_BF16__) || defined(__AVX512BF16__)
 /* Both are bf16: what the matrix unit computes where there is one, and pairs elsewhere. */
 INLINE bool is_bf16(const struct exec *e, const struct matrix *w) {
     return w->format == MATRIX_DENSE && w->dtype == DTYPE_BF16 && e->options.dtype == DTYPE_BF16;
 }
+#endif
 
 static bool is_amx(const struct exec *e, const struct matrix *w) {
 #ifdef __AMX_BF16__
