@@ -29,8 +29,8 @@ def vocabulary():
     t = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
     t.normalizer = tokenizers.normalizers.BertNormalizer()
     t.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    texts = [p.read_text(encoding="utf-8") for p in sorted(ROOT.rglob("*.md")) if "build" not in p.parts]
-    texts += [p.read_text(encoding="utf-8") for p in sorted((ROOT / "tests" / "python").glob("*.py"))]
+    texts = [p.read_text(encoding="utf-8") for p in sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("*/*.md"))]
+    texts += [p.read_text(encoding="utf-8") for p in sorted((ROOT / "engine").glob("*.c"))]
     t.train_from_iterator(texts, tokenizers.trainers.WordPieceTrainer(vocab_size=3000, special_tokens=SPECIALS, show_progress=False))
     return [token for token, _ in sorted(t.get_vocab().items(), key=lambda item: item[1])]
 
