@@ -25,7 +25,9 @@ struct text_stream {
     bool skip_special, include_stop;
     struct stop stops[TEXT_STREAM_MAX_STOPS];
     int n_stops;
-    int stopped; /* index of the stop string that ended the text, or -1 */
+    int stopped;        /* index of the stop string that ended the text, or -1 */
+    bool begun;         /* there was a token */
+    struct bytes piece; /* owned: scratch for one token's text */
 
     uint8_t partial[4]; /* the beginning of a character */
     size_t n_partial;
@@ -127,6 +129,7 @@ void text_stream_close(struct text_stream *s) {
         free(s->stops[i].border);
     }
     free(s->text.data);
+    free(s->piece.data);
     free(s);
 }
 
@@ -148,8 +151,9 @@ const char *text_stream_push(struct text_stream *s, int32_t id, size_t *bytes, i
     drop_returned(s);
     if (s->tokenizer && s->stopped < 0 && !(s->skip_special && tokenizer_is_special(s->tokenizer, id))) {
         size_t n;
-        const char *token = tokenizer_bytes(s->tokenizer, id, &n);
+        const char *token = tokenizer__piece(s->tokenizer, id, !s->begun, &s->piece, &n);
         append_bytes(s, (const uint8_t *)token, n);
+        s->begun = s->begun || n;
     }
     size_t held = 0;
     if (s->stopped < 0)

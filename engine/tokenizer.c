@@ -6,8 +6,10 @@
  *          4  added tokens with normalized=true are cut out of that
  *          5  the regex splits what remains into pieces                         (tokenizer_split.c)
  *          6  each piece is merged on its own                                   (bpe.c)
+ *          A BERT tokenizer has its own 3, 5 and 6                              (wordpiece.c)
  * decode:  the tokens' bytes, one after the other, in which invalid UTF-8 becomes U+FFFD. */
 #include "engine/tokenizer_internal.h"
+#include "engine/wordpiece.h"
 
 #include "kernels/status.h"
 
@@ -34,7 +36,7 @@ void ids_deinit(struct ids *ids) {
 struct encoder {
     const struct tokenizer *t;
     bool normalized_tokens;     /* step 4 is wanted */
-    struct bytes nfc;           /* owned */
+    struct bytes normal;        /* owned: the text after step 3 */
     struct bpe_scratch scratch; /* owned */
     struct ids *out;
 };
@@ -43,6 +45,10 @@ struct encoder {
 static int encode_pieces(struct encoder *e, const uint8_t *p, size_t n) {
     const struct tokenizer *t = e->t;
     size_t end;
+    if (t->wordpiece) {
+        wordpiece_encode(t->wordpiece, &t->bpe, p, n, e->out);
+        return 0;
+    }
     if (!t->regex) {
         for (size_t at = 0; at < n; at = end) {
             end = tokenizer__split_qwen(t->unicode, p, at, n);
@@ -61,10 +67,13 @@ static int encode_pieces(struct encoder *e, const uint8_t *p, size_t n) {
 /* Steps 3 to 6 for what lies between two added tokens. */
 static int encode_between(struct encoder *e, const uint8_t *p, size_t n) {
     const struct tokenizer *t = e->t;
-    if (t->nfc && tokenizer__needs_nfc(t->unicode, p, n)) {
-        e->nfc.n = 0;
-        tokenizer__nfc(t->unicode, p, n, &e->nfc);
-        p = e->nfc.data, n = e->nfc.n;
+    if (t->wordpiece || (t->nfc && tokenizer__needs_nfc(t->unicode, p, n))) {
+        e->normal.n = 0;
+        if (t->wordpiece)
+            wordpiece_normalize(t->wordpiece, t->unicode, p, n, &e->normal);
+        else
+            tokenizer__nfc(t->unicode, p, n, &e->normal);
+        p = e->normal.data, n = e->normal.n;
     }
     if (!e->normalized_tokens || !t->normalized.n) return encode_pieces(e, p, n);
 
@@ -107,7 +116,7 @@ static int encode(const struct tokenizer *t, const uint8_t *p, size_t n, const s
     size_t n_before = out->n;
     int status = encode_valid(&e, p, n, plain, n_plain);
     if (status) out->n = n_before;
-    free(e.nfc.data);
+    free(e.normal.data);
     bpe_scratch_deinit(&e.scratch);
     return status ? STATUS_TOO_LARGE : 0;
 }
@@ -183,6 +192,10 @@ bool tokenizer_is_special(const struct tokenizer *t, int32_t id) {
     return added && added->special;
 }
 
+int32_t tokenizer_unknown(const struct tokenizer *t) {
+    return t->wordpiece ? t->wordpiece->unknown : -1;
+}
+
 int tokenizer_size(const struct tokenizer *t) {
     return t->n_ids;
 }
@@ -193,13 +206,26 @@ const char *tokenizer_chat_template(const struct tokenizer *t) {
 
 /* ---- decoding ---------------------------------------------------------------------------------------------------- */
 
+const char *tokenizer__piece(const struct tokenizer *t, int32_t id, bool first, struct bytes *scratch, size_t *bytes) {
+    const char *token = tokenizer_bytes(t, id, bytes);
+    if (!t->wordpiece || !*bytes) return token;
+    scratch->n = 0;
+    wordpiece_decode(t->wordpiece, token, *bytes, first, scratch);
+    *bytes = scratch->n;
+    return scratch->n ? (const char *)scratch->data : "";
+}
+
 char *tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n, bool skip_special, size_t *bytes) {
-    struct bytes raw = {0}, text = {0};
+    struct bytes raw = {0}, text = {0}, piece = {0};
+    bool first = true;
     for (size_t i = 0; i < n; i++) {
+        if (skip_special && tokenizer_is_special(t, ids[i])) continue;
         size_t token_bytes;
-        const char *token = tokenizer_bytes(t, ids[i], &token_bytes);
-        if (!skip_special || !tokenizer_is_special(t, ids[i])) bytes_append(&raw, token, token_bytes);
+        const char *token = tokenizer__piece(t, ids[i], first, &piece, &token_bytes);
+        bytes_append(&raw, token, token_bytes);
+        first = first && !token_bytes;
     }
+    free(piece.data);
     utf8_append_lossy(&text, raw.data, raw.n);
     free(raw.data);
     bytes_reserve(&text, 1)[text.n] = 0;

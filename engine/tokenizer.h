@@ -1,8 +1,9 @@
-/* tokenizer.h - text to token ids and back, exactly as Hugging Face's `tokenizers` does it for Qwen.
+/* tokenizer.h - text to token ids and back, exactly as Hugging Face's `tokenizers` does it for Qwen and BERT.
  *
  * Owns: byte-level BPE (tokenizer.json, or vocab.json + merges.txt + tokenizer_config.json), NFC by utf8proc, the split
- * regex from the file by PCRE2, added tokens. A tokenizer is immutable after opening and may be used by any number of
- * threads at once; per-thread scratch lives in the calls. */
+ * regex from the file by PCRE2, added tokens; for BERT's encoders WordPiece (tokenizer.json, or vocab.txt and, if there
+ * is one, tokenizer_config.json) with BERT's normalizer. A tokenizer is immutable after opening and may be used by any
+ * number of threads at once; per-thread scratch lives in the calls. */
 #pragma once
 
 #include <stdbool.h>
@@ -11,7 +12,8 @@
 
 struct tokenizer; /* owned, immutable */
 
-/* Opens from a folder: tokenizer.json if there is one, otherwise vocab.json, merges.txt and tokenizer_config.json.
+/* Opens from a folder: tokenizer.json if there is one, otherwise vocab.json, merges.txt and tokenizer_config.json, or
+ * vocab.txt.
  * STATUS_INVALID / STATUS_NOT_FOUND / STATUS_UNSUPPORTED / STATUS_TOO_LARGE with a sentence. */
 int tokenizer_open(struct tokenizer **out, const char *folder, char *err, size_t err_bytes);
 /* From the text of a tokenizer.json (the fuzz entry). */
@@ -30,7 +32,8 @@ void ids_deinit(struct ids *ids);
  * as in Python's errors="replace"). With parse_special, added tokens in the text become their ids: for templates and
  * trusted text only. Without it every byte is plain text: what users send never turns into a special token.
  * Returns 0, or STATUS_TOO_LARGE with nothing appended: a text of 2 GiB, or a split regex that exceeds its match limit
- * (a regex other than Qwen's, on hostile text). Time is O(n log n) in the longest word, linear otherwise. */
+ * (a regex other than Qwen's, on hostile text). WordPiece gives tokenizer_unknown for words that it cannot spell; it is
+ * the only special token that plain text leads to. Time is O(n log n) in the longest word, linear otherwise. */
 int tokenizer_encode(const struct tokenizer *t, const char *text, size_t bytes, bool parse_special, struct ids *out);
 
 /* A part of a text, in bytes. */
@@ -43,16 +46,19 @@ int tokenizer_encode_spans(const struct tokenizer *t, const char *text, size_t b
                            size_t n_plain, struct ids *out);
 
 /* What the file's post-processor sets before and after a text, appended to out. Chat models have nothing here;
- * Qwen3-Embedding ends every text with <|endoftext|>. */
+ * Qwen3-Embedding ends every text with <|endoftext|>, BERT has [CLS] before and [SEP] after it. */
 void tokenizer_prefix(const struct tokenizer *t, struct ids *out);
 void tokenizer_suffix(const struct tokenizer *t, struct ids *out);
 
-/* The bytes of one token: a view, not zero-terminated; may be part of a character. Special tokens give their content.
- * An id outside the vocabulary (the padded tail of V) gives length 0. */
+/* The bytes of one token, as the vocabulary has it (WordPiece: with its "##"): a view, not zero-terminated; may be part
+ * of a character. Special tokens give their content. An id outside the vocabulary (the padded tail of V) gives length
+ * 0. */
 const char *tokenizer_bytes(const struct tokenizer *t, int32_t id, size_t *bytes);
 /* The id whose content is exactly this string (an added token, else a vocabulary entry by its bytes); -1 if none. */
 int32_t tokenizer_id(const struct tokenizer *t, const char *text, size_t bytes);
 bool tokenizer_is_special(const struct tokenizer *t, int32_t id);
+/* The id of words that the vocabulary cannot spell; -1 for byte-level BPE, which spells all. */
+int32_t tokenizer_unknown(const struct tokenizer *t);
 int tokenizer_size(const struct tokenizer *t); /* largest id + 1 */
 
 /* Whole-sequence decoding as Hugging Face's decode(skip_special_tokens=...): invalid UTF-8 becomes U+FFFD. Returns a

@@ -1,8 +1,10 @@
 /* tokenizer_build.c - the parts of a tokenizer, checked as they are added, whatever files they come from.
  *
  * Token files are text, so bytes are written in the "byte-level alphabet" of GPT-2: printable Latin-1 characters stand
- * for themselves and the other 68 bytes, in order, for U+0100 to U+0143 (a blank is U+0120). */
+ * for themselves and the other 68 bytes, in order, for U+0100 to U+0143 (a blank is U+0120). WordPiece's files have no
+ * such alphabet: a token is its own text. */
 #include "engine/tokenizer_internal.h"
+#include "engine/wordpiece.h"
 
 #include "kernels/status.h"
 #include "weights/json.h"
@@ -37,6 +39,13 @@ static bool append_alphabet(struct bytes *b, const char *text, size_t n) {
     return true;
 }
 
+/* Appends what a token of the vocabulary stands for; false (and nothing appended) if it cannot be one. */
+static bool append_token(const struct tokenizer *t, struct bytes *b, const char *text, size_t n) {
+    if (!t->wordpiece) return append_alphabet(b, text, n);
+    bytes_append(b, text, n);
+    return true;
+}
+
 int tokenizer__begin(struct tokenizer *t, size_t n_tokens, size_t n_merges, char *err, size_t err_bytes) {
     t->unicode = malloc(UNICODE_SIZE);
     if (!t->unicode || bpe_init(&t->bpe, n_tokens, n_merges))
@@ -49,38 +58,41 @@ int tokenizer__begin(struct tokenizer *t, size_t n_tokens, size_t n_merges, char
     return 0;
 }
 
-int tokenizer__add_vocab(struct tokenizer *t, const cJSON *vocab, char *err, size_t err_bytes) {
+int tokenizer__add_token(struct tokenizer *t, int32_t id, const char *text, char *err, size_t err_bytes) {
     char shown[EXCERPT];
-    if (!cJSON_IsObject(vocab))
-        return fail(err, err_bytes, STATUS_INVALID, "the vocabulary: expected an object, found %s", json_kind(vocab));
     struct bytes bytes = {0};
-    int status = 0;
-    const cJSON *entry;
-    cJSON_ArrayForEach(entry, vocab) {
-        json_quote(entry->string, shown, sizeof shown);
-        if (!cJSON_IsNumber(entry) || !(entry->valuedouble >= 0 && entry->valuedouble < BPE_MAX_IDS) ||
-            entry->valuedouble != (int)entry->valuedouble) {
-            char found[EXCERPT];
-            status = fail(err, err_bytes, STATUS_INVALID, "token \"%s\": expected an id from 0 to %d, found %s", shown,
-                          BPE_MAX_IDS - 1, json_show(entry, found, sizeof found));
-            break;
-        }
-        int id = (int)entry->valuedouble;
-        bytes.n = 0;
-        if (!append_alphabet(&bytes, entry->string, strlen(entry->string))) {
-            status = fail(err, err_bytes, STATUS_INVALID,
-                          "token %d: expected the byte-level alphabet of GPT-2, found \"%s\"", id, shown);
-            break;
-        }
+    int status;
+    json_quote(text, shown, sizeof shown);
+    if (append_token(t, &bytes, text, strlen(text))) {
         status = bpe_add_token(&t->bpe, id, bytes.data, bytes.n);
         if (status == STATUS_INVALID)
             fail(err, err_bytes, status, "token %d: expected an id and a text that come once, found \"%s\"", id, shown);
         else if (status)
             fail(err, err_bytes, status, "token %d, \"%s\", of %zu bytes: %s", id, shown, bytes.n, status_text(status));
-        if (status) break;
+    } else {
+        status = fail(err, err_bytes, STATUS_INVALID,
+                      "token %d: expected the byte-level alphabet of GPT-2, found \"%s\"", id, shown);
     }
     free(bytes.data);
     return status;
+}
+
+int tokenizer__add_vocab(struct tokenizer *t, const cJSON *vocab, char *err, size_t err_bytes) {
+    if (!cJSON_IsObject(vocab))
+        return fail(err, err_bytes, STATUS_INVALID, "the vocabulary: expected an object, found %s", json_kind(vocab));
+    const cJSON *entry;
+    cJSON_ArrayForEach(entry, vocab) {
+        if (!cJSON_IsNumber(entry) || !(entry->valuedouble >= 0 && entry->valuedouble < BPE_MAX_IDS) ||
+            entry->valuedouble != (int)entry->valuedouble) {
+            char shown[EXCERPT], found[EXCERPT];
+            return fail(err, err_bytes, STATUS_INVALID, "token \"%s\": expected an id from 0 to %d, found %s",
+                        json_quote(entry->string, shown, sizeof shown), BPE_MAX_IDS - 1,
+                        json_show(entry, found, sizeof found));
+        }
+        int status = tokenizer__add_token(t, (int32_t)entry->valuedouble, entry->string, err, err_bytes);
+        if (status) return status;
+    }
+    return 0;
 }
 
 int tokenizer__add_merge(struct tokenizer *t, const char *left, size_t n_left, const char *right, size_t n_right,
@@ -112,6 +124,21 @@ int tokenizer__add_merge(struct tokenizer *t, const char *left, size_t n_left, c
 int tokenizer__set_regex(struct tokenizer *t, const char *pattern, char *err, size_t err_bytes) {
     if (!strcmp(pattern, QWEN_REGEX)) return 0;
     return tokenizer__regex_open(&t->regex, pattern, err, err_bytes);
+}
+
+int tokenizer__begin_wordpiece(struct tokenizer *t, size_t n_tokens, char *err, size_t err_bytes) {
+    t->wordpiece = wordpiece_open();
+    if (!t->wordpiece) return fail(err, err_bytes, STATUS_NO_MEMORY, "out of memory for the tokenizer");
+    return tokenizer__begin(t, n_tokens, 0, err, err_bytes);
+}
+
+int tokenizer__set_unknown(struct tokenizer *t, const char *unknown, char *err, size_t err_bytes) {
+    char shown[EXCERPT];
+    t->wordpiece->unknown = bpe_find(&t->bpe, unknown, strlen(unknown));
+    if (t->wordpiece->unknown < 0)
+        return fail(err, err_bytes, STATUS_INVALID, "the vocabulary: expected the unknown token \"%s\", found none",
+                    json_quote(unknown, shown, sizeof shown));
+    return 0;
 }
 
 /* ---- added tokens ------------------------------------------------------------------------------------------------ */
@@ -150,13 +177,25 @@ int tokenizer__add_added(struct tokenizer *t, const cJSON *object, int64_t id, c
     if (!token.content) return fail(err, err_bytes, STATUS_NO_MEMORY, "out of memory for the added tokens");
     token.pattern = (const uint8_t *)token.content;
     token.pattern_bytes = token.bytes;
-    if (token.normalized && t->nfc) {
-        tokenizer__nfc(t->unicode, token.pattern, token.pattern_bytes, &token.own);
+    if (token.normalized && (t->nfc || t->wordpiece)) {
+        if (t->wordpiece)
+            wordpiece_normalize(t->wordpiece, t->unicode, token.pattern, token.pattern_bytes, &token.own);
+        else
+            tokenizer__nfc(t->unicode, token.pattern, token.pattern_bytes, &token.own);
+        if (!token.own.n) {
+            char shown[EXCERPT];
+            status = fail(err, err_bytes, STATUS_INVALID,
+                          "added token \"%s\": expected a text of which normalizing leaves something",
+                          json_quote(content, shown, sizeof shown));
+            free(token.content);
+            free(token.own.data);
+            return status;
+        }
         token.pattern = token.own.data;
         token.pattern_bytes = token.own.n;
     }
     /* Hugging Face decodes added tokens like any other: byte-level text where all of it is, itself otherwise. */
-    if (!append_alphabet(&token.decoded, (const char *)token.pattern, token.pattern_bytes))
+    if (!append_token(t, &token.decoded, (const char *)token.pattern, token.pattern_bytes))
         bytes_append(&token.decoded, token.pattern, token.pattern_bytes);
     t->added[t->n_added++] = token;
     return 0;
@@ -173,7 +212,7 @@ static int check_added(struct tokenizer *t, const struct added_token *token, cha
     json_quote(token->content, shown, sizeof shown);
     struct bytes bytes = {0};
     int32_t there = -1;
-    if (append_alphabet(&bytes, token->content, token->bytes)) there = bpe_find(&t->bpe, bytes.data, bytes.n);
+    if (append_token(t, &bytes, token->content, token->bytes)) there = bpe_find(&t->bpe, bytes.data, bytes.n);
     free(bytes.data);
     if (there < 0) {
         if (token->id < t->bpe.n_ids && t->bpe.tokens[token->id].bytes)
@@ -185,12 +224,29 @@ static int check_added(struct tokenizer *t, const struct added_token *token, cha
     if (there != token->id)
         return fail(err, err_bytes, STATUS_INVALID,
                     "added token \"%s\": expected its id in the vocabulary, %d, found %d", shown, there, token->id);
+    if (t->wordpiece) {
+        const uint8_t *content = (const uint8_t *)token->content;
+        if (token->special && there != t->wordpiece->unknown && wordpiece_spells(t->wordpiece, content, token->bytes))
+            return fail(err, err_bytes, STATUS_UNSUPPORTED,
+                        "added token \"%s\": expected a special token with punctuation, found one that text can spell",
+                        shown);
+        return 0;
+    }
     if (token->special && bpe_reaches(&t->bpe, there))
         return fail(
             err, err_bytes, STATUS_UNSUPPORTED,
             "added token \"%s\": expected a special token that no merges lead to, found one that text can spell",
             shown);
     if (token->special) t->bpe.whole[there] = 0;
+    return 0;
+}
+
+/* What stands around a text must have an embedding. */
+static int check_affix(const struct tokenizer *t, const struct ids *affix, char *err, size_t err_bytes) {
+    for (size_t i = 0; i < affix->n; i++)
+        if (affix->data[i] >= t->n_ids)
+            return fail(err, err_bytes, STATUS_INVALID, "post_processor: expected ids below %d, found %d", t->n_ids,
+                        affix->data[i]);
     return 0;
 }
 
@@ -209,7 +265,7 @@ static int check_set(const struct added_set *s, char *err, size_t err_bytes) {
 
 int tokenizer__finish(struct tokenizer *t, char *err, size_t err_bytes) {
     int missing = 0;
-    int status = bpe_finish(&t->bpe, &missing);
+    int status = t->wordpiece ? 0 : bpe_finish(&t->bpe, &missing);
     if (status == STATUS_INVALID)
         return fail(err, err_bytes, status, "the vocabulary: expected a token for every byte, found none for 0x%02X",
                     missing);
@@ -229,7 +285,9 @@ int tokenizer__finish(struct tokenizer *t, char *err, size_t err_bytes) {
         tokenizer__added_set_init(&t->normalized, t->added, t->n_added, true))
         return fail(err, err_bytes, STATUS_NO_MEMORY, "out of memory for the added tokens");
     status = check_set(&t->raw, err, err_bytes);
-    return status ? status : check_set(&t->normalized, err, err_bytes);
+    if (!status) status = check_set(&t->normalized, err, err_bytes);
+    if (!status) status = check_affix(t, &t->prefix, err, err_bytes);
+    return status ? status : check_affix(t, &t->suffix, err, err_bytes);
 }
 
 void tokenizer_close(struct tokenizer *t) {
@@ -243,6 +301,7 @@ void tokenizer_close(struct tokenizer *t) {
     tokenizer__added_set_deinit(&t->raw);
     tokenizer__added_set_deinit(&t->normalized);
     tokenizer__regex_close(t->regex);
+    wordpiece_close(t->wordpiece);
     bpe_deinit(&t->bpe);
     ids_deinit(&t->prefix);
     ids_deinit(&t->suffix);

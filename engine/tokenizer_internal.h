@@ -39,6 +39,11 @@ void tokenizer__nfc(const uint8_t *unicode, const uint8_t *p, size_t n, struct b
 /* Whether tokenizer__nfc could change anything: false for nearly every text as people write it. */
 bool tokenizer__needs_nfc(const uint8_t *unicode, const uint8_t *p, size_t n);
 
+/* The steps of a canonical decomposition: of one character (returns how many there are), and the marks' order. */
+#define MAX_DECOMPOSITION 18 /* code points; the longest canonical one has 4 */
+size_t tokenizer__decompose(int32_t c, int32_t parts[MAX_DECOMPOSITION]);
+void tokenizer__order(int32_t *points, size_t n);
+
 /* ---- the split into pieces, each of which is merged on its own --------------------------------------------------- */
 
 /* The split regex of Qwen2, Qwen2.5 and Qwen3. */
@@ -104,11 +109,12 @@ const struct added_token *tokenizer__added_next(const struct added_set *set, con
 /* ---- the tokenizer ----------------------------------------------------------------------------------------------- */
 
 struct tokenizer {
-    struct bpe bpe;            /* the model's vocabulary, without added tokens that are not in it */
-    uint8_t *unicode;          /* owned [UNICODE_SIZE] */
-    bool nfc;                  /* the file asks for NFC */
-    struct split_regex *regex; /* owned; NULL: QWEN_REGEX */
-    struct added_token *added; /* owned [n_added], by id once finished */
+    struct bpe bpe;              /* the model's vocabulary, without added tokens that are not in it */
+    struct wordpiece *wordpiece; /* owned; NULL: byte-level BPE. Else bpe has no merges, and nfc, regex are unused */
+    uint8_t *unicode;            /* owned [UNICODE_SIZE] */
+    bool nfc;                    /* the file asks for NFC */
+    struct split_regex *regex;   /* owned; NULL: QWEN_REGEX */
+    struct added_token *added;   /* owned [n_added], by id once finished */
     size_t n_added, added_capacity;
     struct added_set raw, normalized; /* of `added`: looked for before and after NFC */
     struct ids prefix, suffix;        /* owned: what the post-processor sets around a text */
@@ -120,17 +126,26 @@ struct tokenizer {
 
 #define MAX_TOKENIZER_BYTES (64u << 20) /* of each file */
 
+/* What a token adds to decoded text, of which it is the first or not: a view of the tokenizer, or of *scratch. */
+const char *tokenizer__piece(const struct tokenizer *t, int32_t id, bool first, struct bytes *scratch, size_t *bytes);
+
 /* Reads the tree of a tokenizer.json into a zeroed tokenizer. The caller closes it whatever comes back. */
 int tokenizer__read_json(struct tokenizer *t, const cJSON *root, char *err, size_t err_bytes);
 
 /* The steps that both kinds of files share, in this order; they live in tokenizer_build.c. */
 int tokenizer__begin(struct tokenizer *t, size_t n_tokens, size_t n_merges, char *err, size_t err_bytes);
-/* All members of {"token in the byte-level alphabet": id}. */
+/* The same for WordPiece, with Hugging Face's defaults. */
+int tokenizer__begin_wordpiece(struct tokenizer *t, size_t n_tokens, char *err, size_t err_bytes);
+/* Which of the vocabulary's tokens stands for words that it cannot spell. */
+int tokenizer__set_unknown(struct tokenizer *t, const char *unknown, char *err, size_t err_bytes);
+/* One entry, `text` in the byte-level alphabet, or as it is for WordPiece. */
+int tokenizer__add_token(struct tokenizer *t, int32_t id, const char *text, char *err, size_t err_bytes);
+/* All members of {"token": id}. */
 int tokenizer__add_vocab(struct tokenizer *t, const cJSON *vocab, char *err, size_t err_bytes);
 /* "left right", both in the byte-level alphabet. */
 int tokenizer__add_merge(struct tokenizer *t, const char *left, size_t n_left, const char *right, size_t n_right,
                          char *err, size_t err_bytes);
 int tokenizer__set_regex(struct tokenizer *t, const char *pattern, char *err, size_t err_bytes);
-/* An added token from its JSON object; t->nfc must be known. */
+/* An added token from its JSON object; t->nfc and t->wordpiece must be known. */
 int tokenizer__add_added(struct tokenizer *t, const cJSON *object, int64_t id, char *err, size_t err_bytes);
 int tokenizer__finish(struct tokenizer *t, char *err, size_t err_bytes);

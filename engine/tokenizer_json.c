@@ -1,4 +1,5 @@
-/* tokenizer_json.c - a tokenizer.json, as far as Qwen's go; whatever else it asks for is refused with a sentence.
+/* tokenizer_json.c - a tokenizer.json, as far as Qwen's and BERT's go; whatever else it asks for is refused with a
+ * sentence. A BPE model:
  *
  *   model           BPE: vocab, merges ("a b" or ["a", "b"]), ignore_merges; unk_token, fuse_unk and byte_fallback
  *                   cannot matter, because every byte must have a token
@@ -8,8 +9,17 @@
  *   decoder         ByteLevel
  *   added_tokens    with all flags
  *
+ * A WordPiece model:
+ *
+ *   model           WordPiece: vocab, unk_token, max_input_chars_per_word; continuing_subword_prefix is ##
+ *   normalizer      BertNormalizer
+ *   pre_tokenizer   BertPreTokenizer
+ *   post_processor  null, BertProcessing, or "single" of TemplateProcessing
+ *   decoder         WordPiece
+ *
  * truncation and padding are the server's business and ignored, like in `transformers`. */
 #include "engine/tokenizer_internal.h"
+#include "engine/wordpiece.h"
 
 #include "kernels/status.h"
 #include "weights/json.h"
@@ -126,13 +136,35 @@ static int read_template(struct tokenizer *t, const cJSON *post, char *err, size
     return 0;
 }
 
+/* BertProcessing: {"cls": ["[CLS]", 101], "sep": ["[SEP]", 102]}. */
+static int read_bert_affix(const cJSON *post, const char *name, struct ids *out, char *err, size_t err_bytes) {
+    const cJSON *pair = json_find(post, name), *id = cJSON_IsArray(pair) && pair->child ? pair->child->next : NULL;
+    char shown[EXCERPT];
+    if (!cJSON_IsNumber(id) || !(id->valuedouble >= 0 && id->valuedouble < BPE_MAX_IDS))
+        return fail(err, err_bytes, STATUS_INVALID,
+                    "post_processor: expected \"%s\" as a text and an id from 0 to %d, found %s", name, BPE_MAX_IDS - 1,
+                    json_show(id ? id : pair, shown, sizeof shown));
+    ids_push(out, (int32_t)id->valuedouble);
+    return 0;
+}
+
 static int read_post_processor(struct tokenizer *t, const cJSON *item, char *err, size_t err_bytes) {
     if (is_null(item)) return 0;
     bool is_sequence, seen = false;
     for (const cJSON *p = sequence_first(item, "processors", &is_sequence); p; p = is_sequence ? p->next : NULL) {
-        if (!strcmp(type_of(p), "ByteLevel")) continue;
+        if (!strcmp(type_of(p), "ByteLevel") && !t->wordpiece) continue;
+        if (!strcmp(type_of(p), "BertProcessing") && t->wordpiece && !seen) {
+            seen = true;
+            int status = read_bert_affix(p, "cls", &t->prefix, err, err_bytes);
+            if (!status) status = read_bert_affix(p, "sep", &t->suffix, err, err_bytes);
+            if (status) return status;
+            continue;
+        }
         if (strcmp(type_of(p), "TemplateProcessing") || seen)
-            return refuse("post_processor", "null, ByteLevel or one TemplateProcessing", p, err, err_bytes);
+            return refuse("post_processor",
+                          t->wordpiece ? "null, or one BertProcessing or TemplateProcessing"
+                                       : "null, ByteLevel or one TemplateProcessing",
+                          p, err, err_bytes);
         seen = true;
         int status = read_template(t, p, err, err_bytes);
         if (status) return status;
@@ -158,7 +190,8 @@ static int read_merge(struct tokenizer *t, const cJSON *merge, char *err, size_t
 
 static int read_model(struct tokenizer *t, const cJSON *model, char *err, size_t err_bytes) {
     const cJSON *vocab = json_find(model, "vocab"), *merges = json_find(model, "merges"), *dropout, *merge;
-    if (*type_of(model) && strcmp(type_of(model), "BPE")) return refuse("model", "BPE", model, err, err_bytes);
+    if (*type_of(model) && strcmp(type_of(model), "BPE"))
+        return refuse("model", "BPE or WordPiece", model, err, err_bytes);
     dropout = json_find(model, "dropout");
     if (!is_null(dropout) && !(cJSON_IsNumber(dropout) && dropout->valuedouble == 0))
         return fail(err, err_bytes, STATUS_UNSUPPORTED, "model: expected no dropout, found some");
@@ -185,6 +218,79 @@ static int read_model(struct tokenizer *t, const cJSON *model, char *err, size_t
     return 0;
 }
 
+/* The parts of a byte-level BPE tokenizer. */
+static int read_byte_level(struct tokenizer *t, const cJSON *root, const cJSON *model, char *err, size_t err_bytes) {
+    if (strcmp(type_of(json_find(root, "decoder")), "ByteLevel"))
+        return refuse("decoder", "ByteLevel", json_find(root, "decoder"), err, err_bytes);
+    int n_tokens = cJSON_GetArraySize(json_find(model, "vocab"));
+    int n_merges = cJSON_GetArraySize(json_find(model, "merges"));
+    int status = tokenizer__begin(t, (size_t)n_tokens, (size_t)n_merges, err, err_bytes);
+    if (!status) status = read_normalizer(t, json_find(root, "normalizer"), err, err_bytes);
+    if (!status) status = read_pre_tokenizer(t, json_find(root, "pre_tokenizer"), err, err_bytes);
+    return status ? status : read_model(t, model, err, err_bytes);
+}
+
+/* ---- BERT's parts ------------------------------------------------------------------------------------------------ */
+
+/* Old files have no type; this member is WordPiece's alone. */
+static bool is_wordpiece(const cJSON *model) {
+    const char *type = type_of(model);
+    return !strcmp(type, "WordPiece") || (!*type && json_find(model, "max_input_chars_per_word"));
+}
+
+static int read_bert_normalizer(struct wordpiece *w, const cJSON *item, char *err, size_t err_bytes) {
+    if (strcmp(type_of(item), "BertNormalizer")) return refuse("normalizer", "BertNormalizer", item, err, err_bytes);
+    int status = json_get_bool(item, "clean_text", &w->clean_text, err, err_bytes);
+    if (!status) status = json_get_bool(item, "handle_chinese_chars", &w->chinese_chars, err, err_bytes);
+    if (!status) status = json_get_bool(item, "lowercase", &w->lowercase, err, err_bytes);
+    w->strip_accents = w->lowercase; /* unless the file says otherwise */
+    if (!status) status = json_get_bool(item, "strip_accents", &w->strip_accents, err, err_bytes);
+    return status;
+}
+
+static int read_bert_model(struct tokenizer *t, const cJSON *model, char *err, size_t err_bytes) {
+    const char *prefix = WORDPIECE_PREFIX, *unknown = WORDPIECE_UNKNOWN;
+    char shown[EXCERPT];
+    int status = json_get_string(model, "continuing_subword_prefix", &prefix, err, err_bytes);
+    if (!status) status = json_get_string(model, "unk_token", &unknown, err, err_bytes);
+    if (!status)
+        status = json_get_int(model, "max_input_chars_per_word", 1, WORDPIECE_MAX_WORD_CHARS,
+                              &t->wordpiece->max_word_chars, err, err_bytes);
+    if (status) return status;
+    if (strcmp(prefix, WORDPIECE_PREFIX))
+        return fail(err, err_bytes, STATUS_UNSUPPORTED,
+                    "model: expected the continuing_subword_prefix \"" WORDPIECE_PREFIX "\", found \"%s\"",
+                    json_quote(prefix, shown, sizeof shown));
+    status = tokenizer__add_vocab(t, json_find(model, "vocab"), err, err_bytes);
+    return status ? status : tokenizer__set_unknown(t, unknown, err, err_bytes);
+}
+
+static int read_bert_decoder(struct wordpiece *w, const cJSON *item, char *err, size_t err_bytes) {
+    const char *prefix = WORDPIECE_PREFIX;
+    if (strcmp(type_of(item), "WordPiece")) return refuse("decoder", "WordPiece", item, err, err_bytes);
+    int status = json_get_bool(item, "cleanup", &w->cleanup, err, err_bytes);
+    if (!status) status = json_get_string(item, "prefix", &prefix, err, err_bytes);
+    if (!status && strcmp(prefix, WORDPIECE_PREFIX)) {
+        char shown[EXCERPT];
+        status = fail(err, err_bytes, STATUS_UNSUPPORTED,
+                      "decoder: expected the prefix \"" WORDPIECE_PREFIX "\", found \"%s\"",
+                      json_quote(prefix, shown, sizeof shown));
+    }
+    return status;
+}
+
+static int read_bert(struct tokenizer *t, const cJSON *root, const cJSON *model, char *err, size_t err_bytes) {
+    int status = tokenizer__begin_wordpiece(t, (size_t)cJSON_GetArraySize(json_find(model, "vocab")), err, err_bytes);
+    if (!status) status = read_bert_normalizer(t->wordpiece, json_find(root, "normalizer"), err, err_bytes);
+    if (!status && strcmp(type_of(json_find(root, "pre_tokenizer")), "BertPreTokenizer"))
+        status = refuse("pre_tokenizer", "BertPreTokenizer", json_find(root, "pre_tokenizer"), err, err_bytes);
+    if (!status) status = read_bert_decoder(t->wordpiece, json_find(root, "decoder"), err, err_bytes);
+    return status ? status : read_bert_model(t, model, err, err_bytes);
+}
+
+/* ---- the whole -----------------------------------------------------------------------------------------------------
+ */
+
 static int read_added(struct tokenizer *t, const cJSON *added, char *err, size_t err_bytes) {
     if (is_null(added)) return 0;
     if (!cJSON_IsArray(added))
@@ -203,15 +309,9 @@ int tokenizer__read_json(struct tokenizer *t, const cJSON *root, char *err, size
     const cJSON *model = json_find(root, "model");
     if (!cJSON_IsObject(model))
         return fail(err, err_bytes, STATUS_INVALID, "expected an object with a \"model\", found %s", json_kind(root));
-    if (strcmp(type_of(json_find(root, "decoder")), "ByteLevel"))
-        return refuse("decoder", "ByteLevel", json_find(root, "decoder"), err, err_bytes);
-    int n_tokens = cJSON_GetArraySize(json_find(model, "vocab"));
-    int n_merges = cJSON_GetArraySize(json_find(model, "merges"));
-    int status = tokenizer__begin(t, (size_t)n_tokens, (size_t)n_merges, err, err_bytes);
-    if (!status) status = read_normalizer(t, json_find(root, "normalizer"), err, err_bytes);
-    if (!status) status = read_pre_tokenizer(t, json_find(root, "pre_tokenizer"), err, err_bytes);
+    int status = is_wordpiece(model) ? read_bert(t, root, model, err, err_bytes)
+                                     : read_byte_level(t, root, model, err, err_bytes);
     if (!status) status = read_post_processor(t, json_find(root, "post_processor"), err, err_bytes);
-    if (!status) status = read_model(t, model, err, err_bytes);
     if (!status) status = read_added(t, json_find(root, "added_tokens"), err, err_bytes);
     return status ? status : tokenizer__finish(t, err, err_bytes);
 }

@@ -15,8 +15,6 @@
 #include <string.h>
 #include <utf8proc.h>
 
-#define MAX_DECOMPOSITION 18 /* code points; the longest canonical one has 4 */
-
 /* Code points under work: the segment, and room for the sort. */
 struct points {
     int32_t *data; /* owned */
@@ -55,7 +53,7 @@ static void order_marks(int32_t *marks, size_t n) {
     free(sorted);
 }
 
-static void order(int32_t *points, size_t n) {
+void tokenizer__order(int32_t *points, size_t n) {
     for (size_t i = 0; i < n;) {
         if (!combining_class(points[i])) {
             i++;
@@ -68,6 +66,14 @@ static void order(int32_t *points, size_t n) {
     }
 }
 
+size_t tokenizer__decompose(int32_t c, int32_t parts[MAX_DECOMPOSITION]) {
+    int unused = 0;
+    utf8proc_ssize_t wrote = utf8proc_decompose_char(c, parts, MAX_DECOMPOSITION, UTF8PROC_DECOMPOSE, &unused);
+    CHECK_LE(0, wrote);
+    CHECK_LE(wrote, MAX_DECOMPOSITION);
+    return (size_t)wrote;
+}
+
 /* Normalizes p[0..n), one segment. */
 static void append_segment(struct points *points, const uint8_t *p, size_t n, struct bytes *out) {
     points->n = 0;
@@ -75,14 +81,9 @@ static void append_segment(struct points *points, const uint8_t *p, size_t n, st
         int32_t c;
         i += utf8_decode_valid(p + i, &c);
         points_reserve(points, MAX_DECOMPOSITION);
-        int unused = 0;
-        utf8proc_ssize_t wrote =
-            utf8proc_decompose_char(c, points->data + points->n, MAX_DECOMPOSITION, UTF8PROC_DECOMPOSE, &unused);
-        CHECK_LE(0, wrote);
-        CHECK_LE(wrote, MAX_DECOMPOSITION);
-        points->n += (size_t)wrote;
+        points->n += tokenizer__decompose(c, points->data + points->n);
     }
-    order(points->data, points->n);
+    tokenizer__order(points->data, points->n);
     utf8proc_ssize_t left =
         utf8proc_normalize_utf32(points->data, (utf8proc_ssize_t)points->n, UTF8PROC_COMPOSE | UTF8PROC_STABLE);
     CHECK_LE(0, left);

@@ -2,10 +2,13 @@
  *
  *   tokenizer.json          all of the tokenizer; where it is absent:
  *   vocab.json, merges.txt  the model,
- *   tokenizer_config.json   "added_tokens_decoder"; Qwen's regex, NFC and no prefix space are understood.
- * The chat template is chat_template.jinja, else "chat_template" in tokenizer_config.json: a string, or a list of
+ *   tokenizer_config.json   "added_tokens_decoder"; Qwen's regex, NFC and no prefix space are understood; or, for BERT:
+ *   vocab.txt               the model, a token a line; ids count from 0
+ *   tokenizer_config.json   may be absent: do_lower_case, strip_accents, tokenize_chinese_chars, the special tokens'
+ * names The chat template is chat_template.jinja, else "chat_template" in tokenizer_config.json: a string, or a list of
  * {"name", "template"} of which "default" counts. */
 #include "engine/tokenizer_internal.h"
+#include "engine/wordpiece.h"
 
 #include "kernels/status.h"
 #include "weights/json.h"
@@ -111,8 +114,8 @@ static int read_model_files(struct tokenizer *t, struct folder *f, const cJSON *
     int status = folder_file(f, "vocab.json", err, err_bytes);
     if (!status) status = json_parse_file(&vocab, f->file, limits, err, err_bytes);
     if (status == STATUS_NOT_FOUND)
-        fail(err, err_bytes, status, "%s: expected tokenizer.json, or vocab.json and merges.txt, found neither",
-             f->path);
+        fail(err, err_bytes, status,
+             "%s: expected tokenizer.json, or vocab.json and merges.txt, or vocab.txt, found none of them", f->path);
     if (status) goto done;
     t->nfc = true;
     status = tokenizer__begin(t, (size_t)cJSON_GetArraySize(vocab), 0, sentence, sizeof sentence);
@@ -137,6 +140,103 @@ static int read_model_files(struct tokenizer *t, struct folder *f, const cJSON *
 done:
     free(merges.data);
     cJSON_Delete(vocab);
+    return status;
+}
+
+/* ---- vocab.txt, tokenizer_config.json ---------------------------------------------------------------------------- */
+
+static int read_lines(struct tokenizer *t, struct bytes *text, char *err, size_t err_bytes) {
+    size_t good = utf8_valid_bytes(text->data, text->n);
+    if (good < text->n) return fail(err, err_bytes, STATUS_INVALID, "expected UTF-8, found none at byte %zu", good);
+    bytes_append(text, "", 1);
+    char *line = (char *)text->data, *end = line + text->n - 1;
+    for (int32_t id = 0; line < end; id++) {
+        char *newline = memchr(line, '\n', (size_t)(end - line));
+        char *line_end = newline ? newline : end;
+        *line_end = 0;
+        size_t n = (size_t)(line_end - line);
+        if (n && line[n - 1] == '\r') line[--n] = 0;
+        if (strlen(line) < n)
+            return fail(err, err_bytes, STATUS_INVALID, "line %d: expected text, found a zero byte", id + 1);
+        int status = tokenizer__add_token(t, id, line, err, err_bytes);
+        if (status) return status;
+        line = line_end + 1;
+    }
+    return 0;
+}
+
+/* "[CLS]" or {"content": "[CLS]", ...} */
+static int special_name(const cJSON *config, const char *key, const char **name, char *err, size_t err_bytes) {
+    const cJSON *item = json_find(config, key);
+    if (cJSON_IsObject(item)) return json_get_string(item, "content", name, err, err_bytes);
+    return json_get_string(config, key, name, err, err_bytes);
+}
+
+/* The five special tokens, under their names in the vocabulary, and [CLS] ... [SEP] around a text. */
+static int add_bert_specials(struct tokenizer *t, const cJSON *config, char *err, size_t err_bytes) {
+    static const char *const specials[][2] = {{"unk_token", WORDPIECE_UNKNOWN},
+                                              {"cls_token", "[CLS]"},
+                                              {"sep_token", "[SEP]"},
+                                              {"pad_token", "[PAD]"},
+                                              {"mask_token", "[MASK]"}};
+    for (size_t i = 0; i < sizeof specials / sizeof *specials; i++) {
+        const char *key = specials[i][0], *name = specials[i][1];
+        int status = special_name(config, key, &name, err, err_bytes);
+        if (!status && i == 0) status = tokenizer__set_unknown(t, name, err, err_bytes);
+        if (status) return status;
+        int32_t id = bpe_find(&t->bpe, name, strlen(name));
+        if (id < 0) {
+            char shown[80];
+            return fail(err, err_bytes, STATUS_INVALID, "the vocabulary: expected the %s \"%s\", found none", key,
+                        json_quote(name, shown, sizeof shown));
+        }
+        if (!strcmp(key, "cls_token")) ids_push(&t->prefix, id);
+        if (!strcmp(key, "sep_token")) ids_push(&t->suffix, id);
+        bool known = false;
+        for (size_t k = 0; k < t->n_added; k++) known = known || t->added[k].id == id;
+        if (known) continue;
+        cJSON *token = cJSON_CreateObject();
+        if (!token || !cJSON_AddStringToObject(token, "content", name) || !cJSON_AddTrueToObject(token, "special"))
+            status = fail(err, err_bytes, STATUS_NO_MEMORY, "out of memory for the added tokens");
+        if (!status) status = tokenizer__add_added(t, token, id, err, err_bytes);
+        cJSON_Delete(token);
+        if (status) return status;
+    }
+    return 0;
+}
+
+static int read_bert_config(struct wordpiece *w, const cJSON *config, char *err, size_t err_bytes) {
+    bool basic = true;
+    int status = json_get_bool(config, "do_lower_case", &w->lowercase, err, err_bytes);
+    w->strip_accents = w->lowercase; /* unless the file says otherwise */
+    if (!status) status = json_get_bool(config, "strip_accents", &w->strip_accents, err, err_bytes);
+    if (!status) status = json_get_bool(config, "tokenize_chinese_chars", &w->chinese_chars, err, err_bytes);
+    if (!status) status = json_get_bool(config, "do_basic_tokenize", &basic, err, err_bytes);
+    if (!status && !basic)
+        status = fail(err, err_bytes, STATUS_UNSUPPORTED, "do_basic_tokenize: expected true, found false");
+    return status;
+}
+
+static int read_bert_files(struct tokenizer *t, struct folder *f, const cJSON *config, char *err, size_t err_bytes) {
+    char sentence[ERR_BYTES] = "";
+    struct bytes text = {0};
+    int status = folder_file(f, "vocab.txt", err, err_bytes);
+    if (!status) status = read_text(f, MAX_TOKENIZER_BYTES, &text, err, err_bytes);
+    if (status) goto done;
+    status = tokenizer__begin_wordpiece(t, 0, sentence, sizeof sentence);
+    if (!status) status = read_lines(t, &text, sentence, sizeof sentence);
+    if (!status && config) {
+        status = folder_file(f, "tokenizer_config.json", err, err_bytes);
+        if (status) goto done;
+        status = read_bert_config(t->wordpiece, config, sentence, sizeof sentence);
+        if (!status && json_find(config, "added_tokens_decoder"))
+            status = read_added_tokens(t, config, sentence, sizeof sentence);
+    }
+    if (!status) status = add_bert_specials(t, config, sentence, sizeof sentence);
+    if (!status) status = tokenizer__finish(t, sentence, sizeof sentence);
+    if (status) fail_in(f, status, sentence, err, err_bytes);
+done:
+    free(text.data);
     return status;
 }
 
@@ -207,6 +307,8 @@ int tokenizer_open(struct tokenizer **out, const char *folder, char *err, size_t
         if (status) goto done;
         status = tokenizer__read_json(t, root, sentence, sizeof sentence);
         if (status) fail_in(&f, status, sentence, err, err_bytes);
+    } else if (folder_has(&f, "vocab.txt") && !folder_has(&f, "vocab.json")) {
+        status = read_bert_files(t, &f, config, err, err_bytes);
     } else {
         status = read_model_files(t, &f, config, err, err_bytes);
     }

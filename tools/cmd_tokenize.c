@@ -85,17 +85,21 @@ int cmd_tokenize(int argc, char **argv) {
     static const struct command_help help = {
         .name = "tokenize",
         .operands = "MODEL",
-        .summary = "Prints the token ids of a text (standard input without --text), or the text of token ids.",
+        .summary = "Prints the token ids of a text (standard input without --text), or the text of token ids. MODEL\n"
+                   "is any folder with a tokenizer: byte-level BPE (tokenizer.json; vocab.json and merges.txt) or\n"
+                   "BERT's WordPiece (tokenizer.json; vocab.txt).",
         .example = "tandem tokenize weights/sample/small --text \"Hello, world\"",
         .min_operands = 1,
         .max_operands = 1,
     };
     const char *text = NULL, *ids_text = NULL;
-    bool json = false, special = false;
+    bool json = false, special = false, add = false;
     const struct option_spec specs[] = {
         FLAG(STRING, "text", &text, "TEXT", "the text to tokenize", .shown = "standard input"),
         FLAG(STRING, "decode", &ids_text, "IDS", "comma-separated ids to turn into text instead"),
         FLAG(BOOL, "parse-special", &special, NULL, "let special tokens in the text become their ids"),
+        FLAG(BOOL, "add-special-tokens", &add, NULL,
+             "add what the tokenizer sets around a text: BERT's [CLS] and [SEP]"),
         FLAG(BOOL, "json", &json, NULL, "print a JSON array of ids"),
         {0},
     };
@@ -117,7 +121,9 @@ int cmd_tokenize(int argc, char **argv) {
             bytes = strlen(text);
         else
             text = input = read_stdin(&bytes);
+        if (add) tokenizer_prefix(t, &ids);
         tokenizer_encode(t, text, bytes, special, &ids);
+        if (add) tokenizer_suffix(t, &ids);
         if (json)
             print_json(&ids);
         else

@@ -85,7 +85,8 @@ Test(tokenizer, folders_that_are_refused) {
         int status;
         const char *sentence;
     } cases[] = {
-        {NULL, NULL, NULL, STATUS_NOT_FOUND, "expected tokenizer.json, or vocab.json and merges.txt, found neither"},
+        {NULL, NULL, NULL, STATUS_NOT_FOUND,
+         "expected tokenizer.json, or vocab.json and merges.txt, or vocab.txt, found none of them"},
         {"[]", "", "{}", STATUS_INVALID, "vocab.json: the vocabulary: expected an object, found an array"},
         {"{}", NULL, "{}", STATUS_NOT_FOUND, "merges.txt: No such file"},
         {"{\"a\":0,\"b\":1}", "#version: 0.2\na b\n", "{}", STATUS_INVALID,
@@ -165,7 +166,8 @@ Test(tokenizer, files_that_are_refused) {
         const char *sentence;
     } cases[] = {
         {"", "model", NULL, STATUS_INVALID, "expected an object with a \"model\""},
-        {"", "model/type", "\"WordPiece\"", STATUS_UNSUPPORTED, "model: expected BPE, found WordPiece"},
+        {"", "model/type", "\"Unigram\"", STATUS_UNSUPPORTED, "model: expected BPE or WordPiece, found Unigram"},
+        {"", "model/type", "\"WordPiece\"", STATUS_UNSUPPORTED, "normalizer: expected BertNormalizer, found NFC"},
         {"", "model/vocab", "[]", STATUS_INVALID, "the vocabulary: expected an object, found an array"},
         {"", "model/vocab/!", NULL, STATUS_INVALID, "expected a token for every byte, found none for 0x21"},
         {"", "model/vocab/!", "-1", STATUS_INVALID, "token \"!\": expected an id from 0 to 4194303, found -1"},

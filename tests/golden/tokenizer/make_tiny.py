@@ -17,7 +17,7 @@ import random
 import sys
 
 import jinja2.sandbox
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 import assemble
 
@@ -113,9 +113,26 @@ def write_seeds(whole):
         (folder / name).write_bytes(text + b"\0" + "The other  ab \u00e9 e\u0301 <|endoftext|> 12 aab".encode() + b"\xe4\xb8")
 
 
+def write_bert_seeds():
+    """WordPiece over a few tokens, one with every step of the normalizer and one with as few as can be."""
+    folder = HERE.parents[1] / "fuzz" / "corpus" / "fuzz_tokenizer"
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "##s", "a", "b", "ab", "##ab", "e", "##\u00e9", ".", "'", "\u5929", "do not"]
+    for name, on in (("wordpiece", True), ("wordpiece-cased", False)):
+        t = Tokenizer(models.WordPiece({token: i for i, token in enumerate(tokens)}, unk_token="[UNK]", max_input_chars_per_word=100 if on else 5))
+        t.normalizer = normalizers.BertNormalizer(clean_text=on, handle_chinese_chars=on, lowercase=on)
+        t.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        t.decoder = decoders.WordPiece(cleanup=on)
+        t.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+        t.add_special_tokens(tokens[:5])
+        t.add_tokens([AddedToken("\u00e9 X", normalized=True), AddedToken("zq", single_word=True, lstrip=True, rstrip=True)])
+        text = json.dumps(json.loads(t.to_str()), ensure_ascii=False, separators=(",", ":")).encode()
+        (folder / name).write_bytes(text + b"\0" + "[CLS] The thes abab  E\u0301 x zq \u5929b. do not\u200d \u0130 aaaaaab'".encode() + b"\xe4\xb8")
+
+
 def main():
     whole = tiny()
     write_seeds(whole)
+    write_bert_seeds()
     write_files(whole)
     reference = Tokenizer.from_str(json.dumps(whole))
     plain = Tokenizer.from_str(json.dumps({**whole, "added_tokens": []}))
