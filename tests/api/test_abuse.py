@@ -43,8 +43,12 @@ async def in_thread(function, *args):
     return await asyncio.get_running_loop().run_in_executor(None, function, *args)
 
 
-def test_clients_that_leave(server):
-    """Two hundred leave at random moments: in the request, before the first token, mid-stream, with a reset."""
+def test_clients_that_leave(start):
+    """Two hundred leave at random moments: in the request, before the first token, mid-stream, with a reset.
+
+    The pool is small: memory of KV blocks is the system's until they are first used, so that a large pool grows crowd by
+    crowd, the more the faster the processor is, and would be taken for what a crowd leaves behind."""
+    server = start("--num-gpu-blocks-override", "512")
     rng = random.Random(1)
     served(server)
 
