@@ -43,14 +43,8 @@ async def in_thread(function, *args):
     return await asyncio.get_running_loop().run_in_executor(None, function, *args)
 
 
-def test_clients_that_leave(start):
-    """Two hundred leave at random moments: in the request, before the first token, mid-stream, with a reset.
-
-    The pool is small: memory of KV blocks is the system's until they are first used, so that a large pool grows crowd by
-    crowd, the more the faster the processor is, and would be taken for what a crowd leaves behind."""
-    server = start("--num-gpu-blocks-override", "512")
-    rng = random.Random(1)
-    served(server)
+def crowd(server, rng):
+    """Two hundred clients that leave; how long a normal request took meanwhile."""
 
     async def leaver(i):
         await asyncio.sleep(rng.random() * 2)
@@ -71,26 +65,40 @@ def test_clients_that_leave(start):
         writer.close()
 
     async def scenario():
-        crowd = [asyncio.create_task(leaver(i)) for i in range(200)]
+        leavers = [asyncio.create_task(leaver(i)) for i in range(200)]
         await asyncio.sleep(0.5)
         took = await in_thread(served, server)
-        await asyncio.gather(*crowd)
+        await asyncio.gather(*leavers)
         return took
 
+    took = asyncio.run(scenario())
+    assert_idle(server)
+    return took
+
+
+def test_clients_that_leave(start):
+    """Two hundred leave at random moments: in the request, before the first token, mid-stream, with a reset.
+
+    The pool is small: memory of KV blocks is the system's until they are first used, so a large pool grows crowd by
+    crowd, the more the faster the processor is, and would be taken for what a crowd leaves behind."""
+    server = start("--num-gpu-blocks-override", "512")
+    rng = random.Random(1)
+    served(server)
     rss = None
     for round in range(3):
-        took = asyncio.run(scenario())
-        assert_idle(server)
+        took = crowd(server, rng)
         rss = rss or server.rss()
         print(f"round {round}: a normal request took {took:.2f} s meanwhile; {server.rss() / MIB:.0f} MiB resident")
     assert server.rss() < rss + 32 * MIB, "every crowd leaves memory behind"
     served(server)
 
 
-def test_slow_readers(server):
+def test_slow_readers(start):
     """Sixty-four ask for a long stream and then read nothing, or a little: the server keeps its memory bounded and
-    serves others; who reads too slowly is cut off, and that frees everything."""
-    served(server)
+    serves others; who reads too slowly is cut off, and that frees everything. The pool is small and a crowd comes first,
+    so that KV blocks that are used for the first time are not taken for buffers."""
+    server = start("--num-gpu-blocks-override", "640")
+    crowd(server, random.Random(1))
     before = server.rss()
     sockets = []
     data = request_bytes(max_tokens=1000, logprobs=5)
