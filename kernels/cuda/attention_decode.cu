@@ -145,7 +145,7 @@ __global__ static void __launch_bounds__(THREADS, WARPS_PER_SM / WARPS)
     }
     struct places next = place(a, granule, ahead.part * groups + lane % groups, kv_head(ahead, a), s->kv_len[ahead.b]);
     copy_keys<D, F8>(mine, next, 0, a);
-    copies_end();
+    copies_commit();
 
     for (bool more = true; more;) {
         const struct item item = ahead;
@@ -153,7 +153,7 @@ __global__ static void __launch_bounds__(THREADS, WARPS_PER_SM / WARPS)
         const int first = item.part * part_positions, kv_len = s->kv_len[item.b];
         const int n_leaves = min((kv_len - first + LEAF - 1) / LEAF, leaves);
         copy_values<D, F8>(mine, places, 0, a);
-        copies_end();
+        copies_commit();
         more = next_item(ahead, by, a, s->kv_len, most, part_positions);
         if (more) granule = table_entry(a, a.first + ahead.b, ahead.part * groups + lane % groups);
         const A *bias = a.k_bias ? (const A *)a.k_bias + kv_head(item, a) * D : NULL;
@@ -169,7 +169,7 @@ __global__ static void __launch_bounds__(THREADS, WARPS_PER_SM / WARPS)
             struct leaf_scores scores;
             struct weights weights[2];
             uint32_t p[LEAF / 16][2];
-            copies_wait(); /* K */
+            copies_wait_warp(); /* K */
             score_leaf<BF16, D, F8>(scores, q, factors, mine, n_valid);
             __syncwarp(); /* K and the scales are no longer read */
             if (last && more) {
@@ -180,14 +180,14 @@ __global__ static void __launch_bounds__(THREADS, WARPS_PER_SM / WARPS)
             }
             const struct places from = {last ? next.block : places.block, last ? next.row : places.row};
             if (!last || more) copy_keys<D, F8>(mine, from, last ? 0 : leaf + 1, a);
-            copies_end();
+            copies_commit();
             if (F8 && bias) add_bias<D>(scores, factors, c, a.cos_sin, leaf_first, n_valid);
             softmax_leaf<BF16, D, F8>(p, weights, run, scores, n_valid);
-            copies_wait(); /* V */
+            copies_wait_warp(); /* V */
             output_leaf<BF16, D, F8>(run, p, weights, mine, n_valid);
             __syncwarp(); /* V is no longer read */
             if (!last) copy_values<D, F8>(mine, places, leaf + 1, a);
-            copies_end();
+            copies_commit();
             if (last || leaf % FANOUT == FANOUT - 1) {
                 fold_state(all, run);
                 clear(run);

@@ -24,8 +24,8 @@
  *
  * P is rounded to the activation format; sums are fp32. Bytes: K and V once; qkv of the group once a block. */
 #include "kernels/cuda/hopper.cuh"
-#include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/rope.cuh"
+#include "kernels/cuda/warp.cuh"
 
 enum {
     WARPS = 8,
@@ -176,9 +176,7 @@ template <typename A> __device__ static inline void weigh(struct smem<A> *s, con
     for (int p = 0; p < CHUNK; p += 16) {
         uint32_t a[4];
         const char *row = v + (p + lane / 16 * 8 + lane % 8) * HEAD * 2 + (tile * 16 + lane / 8 % 2 * 8) * 2;
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                     : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
-                     : "r"(smem_address(row)));
+        load_matrices_trans(a, smem_address(row));
         const uint32_t *weights = (const uint32_t *)&s->p[lane / 4][p + lane % 4 * 2];
         mma<A>(d, a[0], a[1], a[2], a[3], weights[0], weights[4]);
     }
@@ -279,27 +277,8 @@ template <typename A> __global__ static void __launch_bounds__(THREADS) attentio
 /* ---- launching --------------------------------------------------------------------------------------------------- */
 
 template <typename A> static void launch(struct exec *e, const struct few &a, dim3 grid) {
-#if defined(TANDEM_SM90A)
-    enum { SMEM = sizeof(struct smem<A>) };
-    struct cuda_state *s = cuda_of(e);
-    cudaLaunchAttribute attributes[2] = {};
-    attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[0].val.programmaticStreamSerializationAllowed = 1;
-    attributes[1].id = cudaLaunchAttributeClusterDimension;
-    attributes[1].val.clusterDim.x = grid.x;
-    attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
-    cudaLaunchConfig_t config = {};
-    config.gridDim = grid;
-    config.blockDim = dim3(THREADS);
-    config.dynamicSmemBytes = SMEM;
-    config.stream = s->stream;
-    config.attrs = attributes;
-    config.numAttrs = 2;
-    cuda_allow_smem(e, attention_few<A>, SMEM);
-    CUDA_TRY(e, cudaFuncSetAttribute(attention_few<A>, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                     cudaSharedmemCarveoutMaxShared));
-    CUDA_TRY(e, cudaLaunchKernelEx(&config, attention_few<A>, a));
-#endif
+    cuda_allow_smem(e, attention_few<A>, sizeof(struct smem<A>));
+    cuda_launch_clusters(e, attention_few<A>, grid, grid.x, THREADS, sizeof(struct smem<A>), a);
 }
 
 bool cuda__rope_attention(struct exec *e, void *o, void *q, const struct kv_cache *kv, int layer, const void *qkv,

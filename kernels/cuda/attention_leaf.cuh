@@ -2,7 +2,7 @@
  * of positions become one, and what a warp does with a leaf: copies, scores, softmax, values. */
 #pragma once
 
-#include "kernels/cuda/cuda.cuh"
+#include "kernels/cuda/warp.cuh"
 
 enum {
     WARPS = 2, /* of a block: the fewer, the more SMs get work when there is little */
@@ -70,37 +70,17 @@ template <int BYTES> __device__ static inline int swizzled(int row, int segment)
 /* ---- instructions --------------------------------------------------------------------------------------------------
  */
 
-__device__ static inline uint32_t shared_address(const void *p) {
-    return (uint32_t)__cvta_generic_to_shared(p);
-}
-
-__device__ static inline void copy_16(uint32_t to, const char *from) {
+/* A line of the L2 at a time: neighbours' 16 bytes come soon. */
+__device__ static inline void copy_segment(uint32_t to, const char *from) {
     asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
 }
-__device__ static inline void copies_end(void) {
-    asm volatile("cp.async.commit_group;" ::: "memory");
-}
 /* Until all groups of this warp's copies but the last have arrived. */
-__device__ static inline void copies_wait(void) {
-    asm volatile("cp.async.wait_group 1;" ::: "memory");
+__device__ static inline void copies_wait_warp(void) {
+    copies_wait<1>();
     __syncwarp();
 }
 
-/* Four 8 x 8 matrices of 16-bit elements: of lanes 8 i .. 8 i + 7, each has the address of a row of matrix i. A lane
- * gets 2 elements of row lane / 4 of each; transposed: of column lane / 4. */
-__device__ static inline void load_matrices(uint32_t r[4], uint32_t at) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(at)
-                 : "memory");
-}
-__device__ static inline void load_matrices_trans(uint32_t r[4], uint32_t at) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(at)
-                 : "memory");
-}
-/* One of them in registers, transposed. */
+/* An 8 x 8 matrix in registers, transposed. */
 __device__ static inline uint32_t transposed(uint32_t x) {
     uint32_t y;
     asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
@@ -123,19 +103,9 @@ template <int WORDS> __device__ static inline void load_words_now(uint32_t *x, c
 template <typename A> constexpr bool IS_BF16 = false;
 template <> constexpr bool IS_BF16<__nv_bfloat16> = true;
 
-/* d [16, 8] += a [16, 16] b [16, 8]. A lane has rows lane / 4 (elements 0, 1) and 8 + lane / 4 (2, 3) of d, and its
- * columns lane % 4 * 2 and one more. */
 template <bool BF16> __device__ static inline void mma(float d[4], const uint32_t a[4], const uint32_t b[2]) {
-    if constexpr (BF16)
-        asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-            "{%0, %1, %2, %3};"
-            : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-    else
-        asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-            "{%0, %1, %2, %3};"
-            : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    if constexpr (BF16) mma<__nv_bfloat16>(d, a[0], a[1], a[2], a[3], b[0], b[1]);
+    else mma<__half>(d, a[0], a[1], a[2], a[3], b[0], b[1]);
 }
 
 template <bool BF16> __device__ static inline uint32_t pack(float low, float high) {
@@ -223,7 +193,7 @@ __device__ static inline void copy_tile(char *tile, const struct places &places,
         const char *from = (const char *)block + (size_t)first * BYTES + offset + lane * 16;
 #pragma unroll
         for (int j = 0; j < GROUP * BYTES / 512; j++) /* 16 rows are in one piece */
-            copy_16(to + i * GROUP * BYTES + swizzled<BYTES>((j * 512 + lane * 16) / BYTES, lane % (BYTES / 16)),
+            copy_segment(to + i * GROUP * BYTES + swizzled<BYTES>((j * 512 + lane * 16) / BYTES, lane % (BYTES / 16)),
                     from + j * 512);
     }
 }
@@ -238,7 +208,7 @@ __device__ static inline void copy_keys(struct warp_smem<D, F8> *s, const struct
         const uint64_t block = __shfl_sync(~0u, places.block, leaf * LEAF_GROUPS + i / 4);
         const uint32_t first = __shfl_sync(~0u, places.row, leaf * LEAF_GROUPS + i / 4);
         const char *from = (const char *)block + a.scale_offset + (size_t)(first + i % 4 * 4) * 4;
-        if (lane < 16) copy_16(shared_address(s->scales) + lane * 16, from + (lane < 8 ? 0 : a.v_scale_offset));
+        if (lane < 16) copy_segment(shared_address(s->scales) + lane * 16, from + (lane < 8 ? 0 : a.v_scale_offset));
     }
 }
 template <int D, bool F8>

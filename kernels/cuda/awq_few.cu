@@ -25,6 +25,7 @@
  * ldmatrix, about 30 others. */
 #include "kernels/cuda/awq.cuh"
 #include "kernels/cuda/norm.cuh"
+#include "kernels/cuda/warp.cuh"
 
 enum {
     WARPS = 16,
@@ -59,20 +60,6 @@ struct work {
 };
 
 /* ---- loading ----------------------------------------------------------------------------------------------------- */
-
-__device__ static inline uint32_t shared_address(const void *p) {
-    return (uint32_t)__cvta_generic_to_shared(p);
-}
-
-__device__ static inline void copy_16(uint32_t to, const void *from) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
-}
-__device__ static inline void copies_commit(void) {
-    asm volatile("cp.async.commit_group;" ::: "memory");
-}
-template <int PENDING> __device__ static inline void copies_wait(void) {
-    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
-}
 
 /* A warp's way through its units, ahead of the one that multiplies. */
 struct loader {
@@ -127,19 +114,6 @@ __device__ static inline void load_x(char *to, int stride, const struct few &a, 
 
 /* ---- multiplying ------------------------------------------------------------------------------------------------- */
 
-__device__ static inline void load_matrices(uint32_t b[4], uint32_t address) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
-                 : "r"(address));
-}
-
-__device__ static inline void multiply(float d[4], const uint32_t a[4], uint32_t b0, uint32_t b1) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-        "{%0, %1, %2, %3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
 /* sums [even or odd 16s][4] += a unit times x; x is what this lane gives ldmatrix at the unit's first input. */
 __device__ static inline void multiply_unit(float sums[2][4], const uint4 low, const uint4 high,
                                             const struct awq_scale &scale, uint32_t x) {
@@ -150,8 +124,8 @@ __device__ static inline void multiply_unit(float sums[2][4], const uint4 low, c
         load_matrices(b, x + k * 32);
         awq_dequantise(f[0], words[k], scale);
         awq_dequantise(f[1], words[k + 1], scale);
-        multiply(sums[0], f[0], b[0], b[1]);
-        multiply(sums[1], f[1], b[2], b[3]);
+        mma<__half>(sums[0], f[0][0], f[0][1], f[0][2], f[0][3], b[0], b[1]);
+        mma<__half>(sums[1], f[1][0], f[1][1], f[1][2], f[1][3], b[2], b[3]);
     }
 }
 

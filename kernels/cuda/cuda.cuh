@@ -25,7 +25,7 @@ extern "C" {
 struct cuda_sampler; /* sample.cu */
 struct cuda_lt;      /* linear_lt.cu */
 
-enum { CUDA_TICKETS = 1 << 14, CUDA_CLAIMS = 128, CUDA_MOST_CLUSTER = 8 };
+enum { CUDA_CLAIMS = 128, CUDA_MOST_CLUSTER = 8 };
 struct cuda_state { /* owned by the exec */
     cudaStream_t stream;
     int device, n_sms;
@@ -37,8 +37,7 @@ struct cuda_state { /* owned by the exec */
     /* Scratch of one op, planned when the exec opens: an op may use all of it, and owns it until the next op. */
     void *workspace;
     size_t workspace_bytes;
-    int32_t *tickets; /* owned [CUDA_TICKETS]: blocks that have arrived; whoever counts leaves zeros for the next op */
-    int32_t *claims; /* [CUDA_CLAIMS], behind the tickets: linear_small.cu, which counts before its predecessor is through */
+    int32_t *claims; /* owned [CUDA_CLAIMS]: linear_small.cu, which counts before its predecessor is through */
     unsigned n_claims;
     struct cuda_sampler *sampler; /* owned: sample.cu */
     struct cuda_lt *lt;           /* owned: linear_lt.cu */

@@ -42,7 +42,7 @@ static void close_cuda(struct exec *e) {
     cuda__sampler_close(e);
     cuda__lt_close(e);
     cudaFree(s->workspace);
-    cudaFree(s->tickets);
+    cudaFree(s->claims);
     for (int i = 0; i < EXEC_SLOTS; i++)
         if (s->slots[i]) cudaEventDestroy(s->slots[i]);
     if (s->stream) cudaStreamDestroy(s->stream);
@@ -84,9 +84,8 @@ static int open_cuda(struct exec *e, char *err, size_t err_bytes) {
     for (int i = 0; i < EXEC_SLOTS; i++) CUDA_TRY(e, cudaEventCreate(&s->slots[i]));
     CUDA_TRY(e, cudaMalloc(&s->workspace, WORKSPACE_BYTES));
     s->workspace_bytes = WORKSPACE_BYTES;
-    CUDA_TRY(e, cudaMalloc((void **)&s->tickets, (CUDA_TICKETS + CUDA_CLAIMS) * sizeof *s->tickets));
-    if (s->tickets) CUDA_TRY(e, cudaMemset(s->tickets, 0, (CUDA_TICKETS + CUDA_CLAIMS) * sizeof *s->tickets));
-    s->claims = s->tickets + CUDA_TICKETS;
+    CUDA_TRY(e, cudaMalloc((void **)&s->claims, CUDA_CLAIMS * sizeof *s->claims));
+    if (s->claims) CUDA_TRY(e, cudaMemset(s->claims, 0, CUDA_CLAIMS * sizeof *s->claims));
     if (e->failed) {
         e->failed = false;
         return fail(err, err_bytes, STATUS_DEVICE, "the GPU cannot be opened: %s", e->failure);

@@ -19,9 +19,9 @@
  * Order: fp32; within a warp by line, chunks 2c and 2c + 1 in two sums; then warps in turn. It depends on K alone, so a
  * row has the same bits whatever T <= 16 is. Bytes: w once, x once per block of rows (from the L2). */
 #include "kernels/cuda/hopper.cuh"
-#include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/norm.cuh"
 #include "kernels/cuda/rows.cuh"
+#include "kernels/cuda/warp.cuh"
 
 enum {
     WARPS = 8, /* that compute */
@@ -63,9 +63,6 @@ struct dense {
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-__device__ static inline void copy_16(uint32_t to, const void *from) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
-}
 __device__ static inline void copy_wait(void) { asm volatile("cp.async.wait_all;" ::: "memory"); }
 __device__ static inline uint4 load_16(const char *p) { return *(const uint4 *)p; }
 
