@@ -24,8 +24,7 @@
  *
  * Sums: fp32 in the tensor cores, k ascending; S partial sums in order of k. A tile's size does not change a sum; S
  * does. */
-#include "kernels/cuda/awq.cuh"
-#include "kernels/cuda/hopper.cuh"
+#include "kernels/cuda/awq_tma.cuh"
 #include "kernels/cuda/rows.cuh"
 
 #include <math.h>
@@ -400,23 +399,10 @@ __global__ static void CLUSTER_OF(2 * S) __launch_bounds__(THREADS, 1)
 
 template <int N, int S> static void launch(struct exec *e, const struct linear_args *a, int first_pair, int row_pairs) {
     const struct matrix *w = a->w;
-    const cuuint64_t halves = a->epilogue == EPILOGUE_SILU_MUL ? 2 : 1, strips = w->rows / 16 / halves;
-    const cuuint64_t n_k = w->cols / GROUP, T = a->T, C = w->cols;
-    const cuuint32_t box_strips = STRIPS / halves;
-    CUtensorMap x_map, w_map, scales_map, zeros_map;
-    const cuuint64_t x_dims[] = {C, T}, x_strides[] = {C * 2};
-    const cuuint32_t x_box[] = {64, N};
-    const cuuint64_t w_dims[] = {256, n_k * 2, strips, halves}, w_strides[] = {512, n_k * 1024, strips * n_k * 1024};
-    const cuuint32_t w_box[] = {256, 2, box_strips, (cuuint32_t)halves};
-    const cuuint64_t s_dims[] = {16, n_k, strips, halves}, s_strides[] = {32, n_k * 32, strips * n_k * 32};
-    const cuuint64_t z_strides[] = {16, n_k * 16, strips * n_k * 16};
-    const cuuint32_t s_box[] = {16, 1, box_strips, (cuuint32_t)halves};
-    if (!tensor_map(e, &x_map, 2, 2, a->x, x_dims, x_strides, x_box) ||
-        !tensor_map(e, &w_map, 2, 4, w->data, w_dims, w_strides, w_box) ||
-        !tensor_map(e, &scales_map, 2, 4, w->scales, s_dims, s_strides, s_box) ||
-        !tensor_map(e, &zeros_map, 1, 4, w->zeros, s_dims, z_strides, s_box))
-        return;
-    const struct tiling t = {.rows = w->rows / (int)halves,
+    const int halves = a->epilogue == EPILOGUE_SILU_MUL ? 2 : 1;
+    struct awq_maps m;
+    if (!awq_maps_init(e, &m, a, N, STRIPS / halves)) return;
+    const struct tiling t = {.rows = w->rows / halves,
                              .T = a->T,
                              .n_k = w->cols / GROUP,
                              .first_pair = first_pair,
@@ -426,8 +412,8 @@ template <int N, int S> static void launch(struct exec *e, const struct linear_a
     const int n_tiles = t.row_pairs * t.token_tiles, n_pairs = cuda_of(e)->n_sms / 2;
     const int n_clusters = S > 1 || n_tiles < n_pairs ? n_tiles : n_pairs;
     cuda_allow_smem(e, awq_many<N, S>, layout<N>::SMEM_BYTES);
-    cuda_launch(e, (awq_many<N, S>), n_clusters * 2 * S, THREADS, layout<N>::SMEM_BYTES, x_map, w_map, scales_map,
-                zeros_map, a->y, (const __half *)a->bias, a->epilogue, t);
+    cuda_launch(e, (awq_many<N, S>), n_clusters * 2 * S, THREADS, layout<N>::SMEM_BYTES, m.x, m.data, m.scales,
+                m.zeros, a->y, (const __half *)a->bias, a->epilogue, t);
 }
 
 /* ---- which tiles ------------------------------------------------------------------------------------------------- */

@@ -23,8 +23,7 @@
  * bytes): loading alone takes 25 us, with the fragments made 29, with the products of 16, 32 and 64 tokens 34, 40 and
  * 54: a product of 64 x N x 16 takes 26 + N / 2 cycles of its scheduler, for making fragments and multiplying hardly
  * overlap there. Two sets of fragments per warp, or sets of two or eight products, change nothing. */
-#include "kernels/cuda/awq.cuh"
-#include "kernels/cuda/hopper.cuh"
+#include "kernels/cuda/awq_tma.cuh"
 
 enum {
     GROUP = AWQ_GROUP,       /* inputs of one scale, and the k of a stage */
@@ -250,27 +249,16 @@ __global__ static void __launch_bounds__(THREADS, 1)
 
 template <int N> static void launch(struct exec *e, const struct linear_args *a, struct tile t) {
     const struct matrix *w = a->w;
-    const cuuint64_t halves = a->epilogue == EPILOGUE_SILU_MUL ? 2 : 1, strips = t.lots_all, n_k = t.n_k;
-    CUtensorMap x_map, w_map, scales_map, zeros_map;
-    const cuuint64_t x_dims[] = {(cuuint64_t)w->cols, (cuuint64_t)a->T}, x_strides[] = {(cuuint64_t)w->cols * 2};
-    const cuuint32_t x_box[] = {64, N}, box_strips = (cuuint32_t)t.lots;
-    const cuuint64_t w_dims[] = {256, n_k * 2, strips, halves}, w_strides[] = {512, n_k * 1024, strips * n_k * 1024};
-    const cuuint32_t w_box[] = {256, 2, box_strips, (cuuint32_t)halves};
-    const cuuint64_t s_dims[] = {16, n_k, strips, halves}, s_strides[] = {32, n_k * 32, strips * n_k * 32};
-    const cuuint64_t z_strides[] = {16, n_k * 16, strips * n_k * 16};
-    const cuuint32_t s_box[] = {16, 1, box_strips, (cuuint32_t)halves};
-    if (!tensor_map(e, &x_map, 2, 2, a->x, x_dims, x_strides, x_box) ||
-        !tensor_map(e, &w_map, 2, 4, w->data, w_dims, w_strides, w_box) ||
-        !tensor_map(e, &scales_map, 2, 4, w->scales, s_dims, s_strides, s_box) ||
-        !tensor_map(e, &zeros_map, 1, 4, w->zeros, s_dims, z_strides, s_box))
-        return;
+    const int halves = a->epilogue == EPILOGUE_SILU_MUL ? 2 : 1;
+    struct awq_maps m;
+    if (!awq_maps_init(e, &m, a, N, t.lots)) return;
 
     const int n_tiles = div_up(t.lots_all, t.lots), cluster = t.n_parts > 1 ? t.n_parts : 2;
     const int grid = div_up(n_tiles * t.n_parts, cluster) * cluster;
     const struct awq_output o = {
-        .y = a->y, .bias = (const __half *)a->bias, .epilogue = a->epilogue, .T = a->T, .rows = w->rows / (int)halves};
+        .y = a->y, .bias = (const __half *)a->bias, .epilogue = a->epilogue, .T = a->T, .rows = w->rows / halves};
     cuda_allow_smem(e, awq_mid<N>, SMEM_BYTES);
-    cuda_launch_clusters(e, awq_mid<N>, grid, cluster, THREADS, SMEM_BYTES, x_map, w_map, scales_map, zeros_map, t, o);
+    cuda_launch_clusters(e, awq_mid<N>, grid, cluster, THREADS, SMEM_BYTES, m.x, m.data, m.scales, m.zeros, t, o);
 }
 
 /* The tiles for which the busiest block is done first. T has no say. A launch of more blocks than fit at a time costs

@@ -1,7 +1,5 @@
 /* tokenizer_open: what is read from which file, and the sentence for each thing that is refused. */
-#include "engine/tokenizer.h"
-#include "kernels/status.h"
-#include "weights/json.h"
+#include "tests/unit/tokenizer_tree.h"
 
 #include <criterion/criterion.h>
 #include <stdio.h>
@@ -11,8 +9,6 @@
 #include <unistd.h>
 
 #define GOLDEN "tests/golden/tokenizer"
-
-static char err[ERR_BYTES];
 
 static char *read_file(const char *path, size_t *bytes) {
     FILE *f = fopen(path, "rb");
@@ -126,35 +122,6 @@ static cJSON *tiny_tree(void) {
     cr_assert_not_null(root);
     free(text);
     return root;
-}
-
-static int open_tree(struct tokenizer **t, cJSON *root) {
-    char *text = cJSON_PrintUnformatted(root);
-    int status = tokenizer_open_json(t, text, strlen(text), err, sizeof err);
-    cJSON_free(text);
-    cJSON_Delete(root);
-    return status;
-}
-
-/* Replaces, or with NULL removes, the item at a path like "model/merges/0". */
-static void change(cJSON *root, const char *path, const char *json) {
-    char copy[128], *rest = copy, *name = NULL;
-    snprintf(copy, sizeof copy, "%s", path);
-    cJSON *parent = NULL, *item = root;
-    while ((name = strsep(&rest, "/"))) {
-        parent = item;
-        item = cJSON_IsArray(parent) ? cJSON_GetArrayItem(parent, atoi(name))
-                                     : cJSON_GetObjectItemCaseSensitive(parent, name);
-        if (!rest) break;
-    }
-    if (item) cJSON_Delete(cJSON_DetachItemViaPointer(parent, item));
-    if (!json) return;
-    cJSON *value = cJSON_Parse(json);
-    cr_assert(value, "%s", json);
-    if (cJSON_IsArray(parent))
-        cJSON_InsertItemInArray(parent, atoi(name), value);
-    else
-        cJSON_AddItemToObject(parent, name, value);
 }
 
 Test(tokenizer, files_that_are_refused) {

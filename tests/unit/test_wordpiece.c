@@ -1,9 +1,8 @@
 /* engine/wordpiece.h through tokenizer.h: BERT's vectors, the normalizer's switches, pieces and decoding on a small
  * vocabulary, and the sentence for each thing that is refused. Random strings against Hugging Face itself:
  * tests/python/test_wordpiece_differential.py. */
-#include "engine/tokenizer.h"
 #include "engine/wordpiece.h"
-#include "kernels/status.h"
+#include "tests/unit/tokenizer_tree.h"
 
 #include <criterion/criterion.h>
 #include <stdio.h>
@@ -13,8 +12,6 @@
 #include <unistd.h>
 
 #define BERT "../shared/data/bert-tokenizer"
-
-static char err[ERR_BYTES];
 
 /* ---- helpers ----------------------------------------------------------------------------------------------------- */
 
@@ -65,36 +62,6 @@ static cJSON *tree(void) {
     cr_assert(root, "%s", (char *)text.data);
     free(text.data);
     return root;
-}
-
-static int open_tree(struct tokenizer **t, cJSON *root) {
-    char *text = cJSON_PrintUnformatted(root);
-    err[0] = 0;
-    int status = tokenizer_open_json(t, text, strlen(text), err, sizeof err);
-    cJSON_free(text);
-    cJSON_Delete(root);
-    return status;
-}
-
-/* Replaces, or with NULL removes, the item at a path like "model/vocab/the". */
-static void change(cJSON *root, const char *path, const char *json) {
-    char copy[128], *rest = copy, *name = NULL;
-    snprintf(copy, sizeof copy, "%s", path);
-    cJSON *parent = NULL, *item = root;
-    while ((name = strsep(&rest, "/"))) {
-        parent = item;
-        item = cJSON_IsArray(parent) ? cJSON_GetArrayItem(parent, atoi(name))
-                                     : cJSON_GetObjectItemCaseSensitive(parent, name);
-        if (!rest) break;
-    }
-    if (item) cJSON_Delete(cJSON_DetachItemViaPointer(parent, item));
-    if (!json) return;
-    cJSON *value = cJSON_Parse(json);
-    cr_assert(value, "%s", json);
-    if (cJSON_IsArray(parent))
-        cJSON_InsertItemInArray(parent, atoi(name), value);
-    else
-        cJSON_AddItemToObject(parent, name, value);
 }
 
 static struct tokenizer *changed(const char *path, const char *json) {
