@@ -1,7 +1,7 @@
-/* engine.c - opening and closing an engine: options, the checkpoint, the plan of memory, the scheduler, the thread. */
+/* engine.c - one model of a deployment: options, configuration, checkpoint, weights, scheduler. deployment.c opens them
+ * together and gives them memory. */
 #include "engine/engine_internal.h"
 
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -91,68 +91,8 @@ static int plan_length(struct engine *e, char *err, size_t err_bytes) {
     return 0;
 }
 
-/* Bytes for KV: on a GPU what --gpu-memory-utilization leaves beside weights and activations, which are allocated; on
- * the CPU a quarter of what is free, because the machine is not ours alone. */
-static int kv_budget(struct engine *e, size_t *bytes, char *err, size_t err_bytes) {
-    const double share = e->options.gpu_memory_utilization;
-    size_t free_bytes, total_bytes;
-    exec_memory(e->runner.exec, &free_bytes, &total_bytes);
-    *bytes = free_bytes / 4;
-    if (!exec_is_gpu(e->runner.exec)) return 0;
-    /* Graphs of decode steps take device memory as they are recorded, and kernels when they are first used. */
-    const double reserve = (double)((size_t)256 << 20);
-    const double used = (double)(total_bytes - free_bytes) + reserve, allowed = share * (double)total_bytes;
-    if (used >= allowed)
-        return fail(err, err_bytes, STATUS_NO_MEMORY,
-                    "--gpu-memory-utilization %.2f allows %.1f GB of the GPU's %.1f GB, but weights, activations and "
-                    "other programs hold %.1f GB: raise it, or lower --max-num-batched-tokens",
-                    share, allowed * 1e-9, (double)total_bytes * 1e-9, used * 1e-9);
-    *bytes = (size_t)(allowed - used);
-    return 0;
-}
-
-/* How many KV blocks there are. */
-static int plan_blocks(struct engine *e, char *err, size_t err_bytes) {
+int engine__open_scheduler(struct engine *e, int model, char *err, size_t err_bytes) {
     const struct engine_options *o = &e->options;
-    struct engine_info *info = &e->info;
-    const size_t block_bytes = runner_block_bytes(&e->runner), most = 1 << 24;
-    const size_t per_sequence = ((size_t)info->max_model_len + o->block_size - 1) / o->block_size;
-    size_t n_blocks = (size_t)o->num_blocks_override, bytes = o->kv_cache_memory_bytes;
-    if (!n_blocks) {
-        const bool automatic = !bytes;
-        int status = automatic ? kv_budget(e, &bytes, err, err_bytes) : 0;
-        if (status) return status;
-        n_blocks = bytes / block_bytes;
-        if (automatic && n_blocks > per_sequence * (size_t)o->max_num_seqs && !exec_is_gpu(e->runner.exec))
-            n_blocks = per_sequence * (size_t)o->max_num_seqs;
-        if (n_blocks > most) n_blocks = most;
-    }
-    if (n_blocks < per_sequence && o->max_model_len)
-        return fail(err, err_bytes, STATUS_INVALID,
-                    "a sequence of --max-model-len %d needs %zu KV blocks (%zu MB), but there is room for %zu: raise "
-                    "--kv-cache-memory-bytes or lower --max-model-len",
-                    info->max_model_len, per_sequence, per_sequence * block_bytes >> 20, n_blocks);
-    if (n_blocks < 2)
-        return fail(err, err_bytes, STATUS_INVALID,
-                    "at least two KV blocks of %zu bytes are needed, but there is room for %zu: raise "
-                    "--kv-cache-memory-bytes",
-                    block_bytes, n_blocks);
-    if (n_blocks < per_sequence) info->max_model_len = (int)n_blocks * o->block_size;
-    info->n_blocks = (int)n_blocks;
-    info->kv_bytes = n_blocks * block_bytes;
-    return 0;
-}
-
-static int open_scheduler(struct engine *e, char *err, size_t err_bytes) {
-    const struct engine_options *o = &e->options;
-    const struct kv_pool_options pool = {
-        .n_granules = e->info.n_blocks, /* the runner makes a granule one block */
-        .n_models = 1,
-        .models = {{.P = o->block_size, .block_granules = 1}},
-        .prefix_cache = o->enable_prefix_caching,
-    };
-    int status = kv_pool_open(&e->pool, &pool, err, err_bytes);
-    if (status) return status;
     const struct sched_options sched = {
         .max_num_seqs = o->max_num_seqs,
         .max_num_batched_tokens = o->max_num_batched_tokens,
@@ -162,7 +102,7 @@ static int open_scheduler(struct engine *e, char *err, size_t err_bytes) {
         .long_prefill_token_threshold = o->long_prefill_token_threshold,
         .policy = o->policy,
     };
-    status = sched_init(&e->sched, &sched, e->pool, 0, err, err_bytes);
+    int status = sched_init(&e->sched, &sched, e->deployment->pool, model, err, err_bytes);
     if (status) return status;
     e->sampled = malloc((size_t)o->max_num_seqs * sizeof *e->sampled);
     for (int i = 0; i < RUNNER_SLOTS && !status; i++) status = plan_init(&e->plans[i], o->max_num_seqs);
@@ -209,99 +149,72 @@ static double lap(double *t) {
     return (*t = engine__now()) - before;
 }
 
-/* Everything that reads the checkpoint; the mapping is gone afterwards, the weights are on the device. */
-static int open_model(struct engine *e, char *err, size_t err_bytes) {
-    const struct engine_options *o = &e->options;
-    struct engine_info *info = &e->info;
-    struct checkpoint *checkpoint = NULL;
-    const bool dummy = o->load_format && !strcmp(o->load_format, "dummy");
+static bool is_dummy(const struct engine *e) {
+    return e->options.load_format && !strcmp(e->options.load_format, "dummy");
+}
+
+int engine__configure(struct engine *e, char *err, size_t err_bytes) {
     double t = engine__now();
-    int status = open_configuration(e, dummy, err, err_bytes);
-    info->start.configuration = lap(&t);
-    if (!status && !dummy) status = checkpoint_open(&checkpoint, e->path, err, err_bytes);
-    if (!status && !dummy) status = checkpoint_check(checkpoint, &info->model, err, err_bytes);
-    info->start.checkpoint = lap(&t);
+    int status = check_options(&e->options, err, err_bytes);
+    if (!status) status = open_configuration(e, is_dummy(e), err, err_bytes);
+    e->info.start.configuration = lap(&t);
+    if (!status && !is_dummy(e)) status = checkpoint_open(&e->checkpoint, e->path, err, err_bytes);
+    if (!status && !is_dummy(e)) status = checkpoint_check(e->checkpoint, &e->info.model, err, err_bytes);
+    e->info.start.checkpoint = lap(&t);
+    return status;
+}
+
+struct runner_options engine__runner_options(const struct engine *e) {
+    const struct engine_options *o = &e->options;
     const int rows = o->max_num_seqs > 64 ? o->max_num_seqs : 64;
-    const struct runner_options runner = {
+    return (struct runner_options){
         .backend = o->backend,
         .n_threads = o->n_threads,
-        .dtype = info->dtype,
-        .kv_dtype = info->kv_dtype,
+        .dtype = e->info.dtype,
+        .kv_dtype = e->info.kv_dtype,
         .max_tokens = o->max_num_batched_tokens,
         .max_rows = rows < o->max_num_batched_tokens ? rows : o->max_num_batched_tokens,
         .max_seqs = o->max_num_seqs,
-        .max_model_len = info->max_model_len,
+        .max_model_len = e->info.max_model_len,
         .block_size = o->block_size,
         .max_logprobs = o->max_logprobs,
         .use_graphs = !o->enforce_eager,
     };
-    if (!status) status = runner_open(&e->runner, &runner, &info->model, err, err_bytes);
-    info->start.device = lap(&t);
-    if (!status) status = runner_load(&e->runner, checkpoint, &info->model, err, err_bytes);
-    checkpoint_close(checkpoint);
-    info->start.weights = lap(&t);
-    if (!status) status = plan_blocks(e, err, err_bytes);
-    if (!status) status = runner_open_kv(&e->runner, info->n_blocks, err, err_bytes);
-    info->start.kv = lap(&t);
+}
+
+/* The mapping of the checkpoint is gone afterwards; the weights are on the device. */
+int engine__load(struct engine *e, struct exec *beside, char *err, size_t err_bytes) {
+    struct runner_options runner = engine__runner_options(e);
+    double t = engine__now();
+    runner.beside = beside;
+    int status = runner_open(&e->runner, &runner, &e->info.model, err, err_bytes);
+    e->info.start.device = lap(&t);
+    if (!status) status = runner_load(&e->runner, e->checkpoint, &e->info.model, err, err_bytes);
+    checkpoint_close(e->checkpoint);
+    e->checkpoint = NULL;
+    e->info.start.weights = lap(&t);
     if (status) return status;
-    info->weight_bytes = e->runner.model.bytes;
-    info->backend = exec_backend(e->runner.exec);
+    e->info.weight_bytes = e->runner.model.bytes;
+    e->info.backend = exec_backend(e->runner.exec);
     return 0;
 }
 
-int engine_open(struct engine **out, const struct engine_options *options, char *err, size_t err_bytes) {
-    struct engine *e = calloc(1, sizeof *e);
-    if (!e) return fail(err, err_bytes, STATUS_NO_MEMORY, "out of memory for the engine");
-    e->options = *options;
+void engine__init(struct engine *e, struct deployment *d, const struct engine_options *options) {
+    *e = (struct engine){.deployment = d, .options = *options};
     pthread_mutex_init(&e->mutex, NULL);
-    pthread_cond_init(&e->engine_cond, NULL);
     pthread_condattr_t monotonic;
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_cond_init(&e->client_cond, &monotonic);
     pthread_condattr_destroy(&monotonic);
-
-    int status = check_options(options, err, err_bytes);
-    if (!status) status = open_model(e, err, err_bytes);
-    if (!status) status = open_scheduler(e, err, err_bytes);
-    if (status) goto fail;
     e->info.block_size = options->block_size;
     e->info.max_num_seqs = options->max_num_seqs;
     e->info.max_num_batched_tokens = options->max_num_batched_tokens;
     e->info.max_logprobs = options->max_logprobs;
     e->info.prefix_caching = options->enable_prefix_caching;
-    engine__publish_figures(e);
-    /* signals are the caller's business: they must interrupt its calls, not the engine thread's */
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int started = pthread_create(&e->thread, NULL, engine__thread, e);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (started != 0) {
-        status = fail(err, err_bytes, STATUS_NO_MEMORY, "cannot start the engine thread: %s", strerror(started));
-        goto fail;
-    }
-    e->thread_started = true;
-    *out = e;
-    return 0;
-fail:
-    engine_close(e);
-    return status;
 }
 
-void engine__nudge(struct engine *e) {
-    pthread_mutex_lock(&e->mutex);
-    pthread_cond_signal(&e->engine_cond);
-    pthread_mutex_unlock(&e->mutex);
-}
-
-void engine_close(struct engine *e) {
-    if (!e) return;
-    if (e->thread_started) {
-        atomic_store(&e->stopping, true);
-        engine__nudge(e);
-        pthread_join(e->thread, NULL);
-    }
+void engine__deinit(struct engine *e) {
     while (e->live) {
         struct request *r = e->live;
         e->live = r->next_live;
@@ -309,15 +222,13 @@ void engine_close(struct engine *e) {
     }
     for (int i = 0; i < RUNNER_SLOTS; i++) plan_deinit(&e->plans[i]);
     free(e->sampled);
-    kv_pool_close(e->pool);
     runner_close(&e->runner);
+    checkpoint_close(e->checkpoint);
     tokenizer_close(e->tokenizer);
     free(e->text);
     free(e->positions);
-    pthread_cond_destroy(&e->engine_cond);
     pthread_cond_destroy(&e->client_cond);
     pthread_mutex_destroy(&e->mutex);
-    free(e);
 }
 
 const struct engine_info *engine_info(const struct engine *e) {

@@ -1,6 +1,9 @@
 /* engine.h - the engine's only door: open a model, submit requests, poll events.
  *
- * Threads: an engine owns one engine thread that plans, runs and commits steps. The caller's side (engine_submit,
+ * An engine serves one model. Engines that are opened together are a deployment: they share one device, one KV pool, one
+ * queue of steps and one engine thread, and take turns (deployment_open).
+ *
+ * Threads: the engine thread plans, runs and commits steps. The caller's side (engine_submit,
  * engine_cancel, engine_poll) belongs to ONE thread, the client thread; text is detokenized there, inside engine_poll,
  * so the engine thread never waits for strings. What crosses between the two crosses through queues. engine_stats may
  * be called from the client thread at any time.
@@ -48,6 +51,9 @@ struct engine_options {
     int num_blocks_override;            /* 0: from memory; else exactly so many KV blocks */
     size_t kv_cache_memory_bytes;       /* 0: CPU: up to a quarter of the machine's free memory, at most what
                                            max_num_seqs sequences of max_model_len can fill */
+    size_t kv_cache_floor_bytes;        /* in a deployment: of the pool, kept for this model whatever the others do;
+                                           0: one sequence of max_model_len, where that is at most its equal share */
+    size_t kv_cache_ceiling_bytes;      /* in a deployment: never more than this for this model; 0: no bound */
     double gpu_memory_utilization;      /* default 0.92: of the GPU's memory, for weights, activations and KV */
     const char *load_format;            /* NULL or "auto": the checkpoint; "dummy": seeded random weights */
     const char *quantization;           /* NULL: what the checkpoint says; "awq", "awq_marlin": it must be AWQ */
@@ -65,8 +71,27 @@ struct engine_options engine_default_options(void);
 
 /* Loads weights, plans memory, starts the engine thread. STATUS_* and a sentence on failure. */
 int engine_open(struct engine **out, const struct engine_options *options, char *err, size_t err_bytes);
-/* Ends every request, stops the thread, frees everything. NULL is fine. */
+/* Closes an engine that engine_open gave. Ends every request, stops the thread, frees everything. NULL is fine. */
 void engine_close(struct engine *e);
+
+/* ---- several models on one device -------------------------------------------------------------------------------- */
+
+struct deployment; /* owned: engines, and what they share */
+enum { DEPLOYMENT_MAX_MODELS = 4 };
+
+/* Opens one engine per model. What concerns the device (backend, n_threads, gpu_memory_utilization,
+ * kv_cache_memory_bytes) is read from the first model's options, and num_blocks_override is for a model alone.
+ *
+ * Every model's files and options are checked, and the budgets as far as they are numbers, before any weight is read.
+ * One KV pool serves all: a busy model takes memory from an idle one, cached blocks first, between the models' floors and
+ * ceilings (kv_pool.h). Steps take turns: when several models have work, each runs one step before any runs its next, so
+ * a token of one waits for at most one step of each other. */
+int deployment_open(struct deployment **out, const struct engine_options *models, int n_models, char *err,
+                    size_t err_bytes);
+/* Ends every request, stops the thread, frees everything. NULL is fine. */
+void deployment_close(struct deployment *d);
+/* Engine i of 0 .. n_models-1, in the order of the options; borrowed. All have the same client thread. */
+struct engine *deployment_engine(struct deployment *d, int i);
 
 /* Seconds of engine_open, in the order in which it does these things. */
 struct engine_start {
@@ -81,11 +106,12 @@ struct engine_info {
     struct model_config model;
     struct generation_config generation; /* the checkpoint's default sampling and eos ids */
     enum chat_template chat_template;    /* NONE if the checkpoint's is unknown */
-    int max_model_len, block_size, n_blocks, max_num_seqs, max_num_batched_tokens, max_logprobs;
+    int max_model_len, block_size, n_blocks, max_num_seqs, max_num_batched_tokens, max_logprobs; /* n_blocks: at most,
+                                            when the other models of a deployment hold no more than their floors */
     const char *path;                    /* of the checkpoint folder; owned by the engine */
     const char *backend;                 /* for people */
     enum dtype dtype, kv_dtype;
-    size_t weight_bytes, kv_bytes;
+    size_t weight_bytes, kv_bytes;       /* kv_bytes: of the pool, which a deployment's models share */
     struct engine_start start;
     bool prefix_caching;
 };

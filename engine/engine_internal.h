@@ -1,4 +1,4 @@
-/* engine_internal.h - struct engine, and what its three files share. Private to engine/.
+/* engine_internal.h - struct engine, struct deployment, and what their files share. Private to engine/.
  *
  *     client thread (engine_client.c)           engine thread (engine_thread.c)
  *     engine_submit --- inbox (mailbox) ----->  sched_add
@@ -6,7 +6,7 @@
  *                                               sched_plan -> runner_launch; runner_land -> sched_commit
  *     engine_poll   <-- outbox (mailbox) -----  news: n_ready has grown; farewell: the end
  *
- * The mutex guards nothing but sleeping (both conditions) and the copy of the figures. engine.c opens and closes. */
+ * An engine's mutex guards nothing but its client's sleep and the copy of the figures. */
 #pragma once
 
 #include "engine/engine.h"
@@ -20,30 +20,28 @@
 #include <time.h>
 
 struct engine {
+    struct deployment *deployment;
     struct engine_options options;
     struct engine_info info;
     char path[PATH_MAX];
     struct tokenizer *tokenizer;
+    struct checkpoint *checkpoint; /* owned, from the check of its headers until its weights are on the device */
 
     /* engine thread */
     struct runner runner;
-    struct kv_pool *pool;
     struct sched sched;
     struct plan plans[RUNNER_SLOTS]; /* plans[slot] is on its way from launch to land */
-    int slot, n_flights;             /* the next step's slot; steps on their way */
+    double launched[RUNNER_SLOTS];   /* when */
+    int slot;                        /* of the next step */
     int32_t *sampled;                /* [max_num_seqs] */
-    double last_land;                /* when the last step landed */
     uint64_t n_cancels_done;
     struct engine_stats figures; /* its own copy */
-    pthread_t thread;
-    bool thread_started;
 
     /* shared */
     struct mailbox inbox, outbox;
     atomic_uint_fast64_t n_cancels; /* grows with every flag set; the engine looks for flags when it has changed */
-    atomic_bool stopping;
     pthread_mutex_t mutex;
-    pthread_cond_t engine_cond, client_cond;
+    pthread_cond_t client_cond;
     struct engine_stats published; /* under mutex */
     void (*wake)(void *);
     void *wake_arg;
@@ -60,12 +58,45 @@ struct engine {
     size_t positions_capacity;
 };
 
+/* What engines share. Only one of them has work for the device at a time: one queue, in which steps of all lie in the
+ * order of their launches. */
+struct deployment {
+    struct engine *engines; /* owned [n_engines] */
+    int n_engines;
+    void *arena, *kv_memory; /* device: activations of the largest step of all; the KV pool */
+
+    /* engine thread */
+    struct kv_pool *pool;
+    struct {
+        struct engine *engine;
+        int slot;
+    } flights[SCHED_MAX_FLIGHTS]; /* steps on their way, oldest first */
+    int n_flights;
+    int turn;         /* the engine that is asked first for the next step */
+    double last_land; /* when the last step landed */
+    pthread_t thread;
+    bool thread_started;
+
+    /* shared */
+    atomic_bool stopping;
+    pthread_mutex_t mutex; /* guards sleeping alone */
+    pthread_cond_t cond;
+};
+
 static inline double engine__now(void) { /* CLOCK_MONOTONIC seconds */
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-void *engine__thread(void *engine);             /* the engine thread's main */
+/* engine.c: one model from its options to its weights. In this order; engine__deinit accepts what is half done. */
+void engine__init(struct engine *e, struct deployment *d, const struct engine_options *options);
+int engine__configure(struct engine *e, char *err, size_t err_bytes); /* files and options; reads no weights */
+int engine__load(struct engine *e, struct exec *beside, char *err, size_t err_bytes);
+int engine__open_scheduler(struct engine *e, int model, char *err, size_t err_bytes);
+void engine__deinit(struct engine *e);
+struct runner_options engine__runner_options(const struct engine *e);
+
+void *engine__thread(void *deployment);         /* the engine thread's main */
 void engine__publish_figures(struct engine *e); /* engine thread, or before it runs */
 void engine__nudge(struct engine *e);           /* wakes the engine thread */

@@ -2,7 +2,11 @@
  *
  * On a GPU two steps are on their way: while the device runs step n, the host plans and enqueues step n + 1, then waits
  * for step n and commits it. So the device never waits for the host, and the host learns of a token one step late. On
- * the CPU a launch is the step itself, and there is one at a time. */
+ * the CPU a launch is the step itself, and there is one at a time.
+ *
+ * Models take turns. Whoever has launched a step is asked last for the next one, so between two steps of a model lies at
+ * most one step of each other model that has work: with a small and a busy large model, a token of the small one takes
+ * its own time and one step of the large one. An idle model costs nothing. */
 #include "engine/engine_internal.h"
 
 #include <stdio.h>
@@ -49,7 +53,7 @@ static void cancel_marked(struct engine *e, struct sequence_list *list, bool all
 }
 
 static void take_cancels(struct engine *e) {
-    const bool stopping = atomic_load(&e->stopping);
+    const bool stopping = atomic_load(&e->deployment->stopping);
     const uint64_t n = atomic_load(&e->n_cancels);
     if (n == e->n_cancels_done && !stopping) return;
     e->n_cancels_done = n;
@@ -61,7 +65,7 @@ static void take_cancels(struct engine *e) {
 void engine__publish_figures(struct engine *e) {
     struct engine_stats *f = &e->figures;
     struct sched_stats s = sched_stats(&e->sched);
-    struct kv_pool_stats k = kv_pool_stats(e->pool, 0);
+    struct kv_pool_stats k = kv_pool_stats(e->sched.pool, e->sched.model);
     f->n_running = s.n_running;
     f->n_waiting = s.n_waiting;
     f->n_preemptions = s.n_preemptions;
@@ -115,23 +119,36 @@ static void publish_step(struct engine *e, const struct plan *plan, double t) {
     for (int i = 0; i < plan->n_finished; i++) say_farewell(e, request_of(plan->finished[i]));
 }
 
-/* Plans the next step and sends it on its way; false when there is nothing to run now. */
+/* Plans the engine's next step and sends it on its way; false when it has nothing to run now. */
 static bool launch(struct engine *e) {
+    struct deployment *d = e->deployment;
     struct plan *plan = &e->plans[e->slot];
     sched_plan(&e->sched, plan);
     if (!plan->n_items) return false;
-    const double now = engine__now();
-    mark_started(e, plan, now);
-    if (!e->n_flights) e->last_land = now;
+    e->launched[e->slot] = engine__now();
+    mark_started(e, plan, e->launched[e->slot]);
     runner_launch(&e->runner, e->slot, plan);
+    d->flights[d->n_flights].engine = e;
+    d->flights[d->n_flights++].slot = e->slot;
     e->slot = (e->slot + 1) % RUNNER_SLOTS;
-    e->n_flights++;
     return true;
 }
 
+/* The next step of whoever's turn it is. */
+static bool launch_next(struct deployment *d) {
+    for (int i = 0; i < d->n_engines; i++) {
+        const int turn = (d->turn + i) % d->n_engines;
+        if (!launch(&d->engines[turn])) continue;
+        d->turn = (turn + 1) % d->n_engines;
+        return true;
+    }
+    return false;
+}
+
 /* Waits for the oldest step on its way and commits it. */
-static void land(struct engine *e) {
-    const int slot = (e->slot + RUNNER_SLOTS - e->n_flights) % RUNNER_SLOTS;
+static void land(struct deployment *d) {
+    struct engine *e = d->flights[0].engine;
+    const int slot = d->flights[0].slot;
     struct plan *plan = &e->plans[slot];
     double device_seconds = 0;
     char err[ERR_BYTES];
@@ -143,41 +160,56 @@ static void land(struct engine *e) {
             sched_cancel(&e->sched, plan->items[i].seq, FINISH_ERROR);
         }
     sched_commit(&e->sched, plan, status ? NULL : e->sampled);
-    e->n_flights--;
-    const double now = engine__now();
-    count_step(e, plan, now - e->last_land, device_seconds);
-    e->last_land = now;
+    for (int i = 1; i < d->n_flights; i++) d->flights[i - 1] = d->flights[i];
+    d->n_flights--;
+    const double now = engine__now(), begin = e->launched[slot] > d->last_land ? e->launched[slot] : d->last_land;
+    count_step(e, plan, now - begin, device_seconds);
+    d->last_land = now;
     engine__publish_figures(e); /* before the news, so that whoever reads an ending sees its blocks free */
     publish_step(e, plan, now);
     wake_client(e);
 }
 
+static bool has_news(struct engine *e) {
+    return !mailbox_empty(&e->inbox) || atomic_load(&e->n_cancels) != e->n_cancels_done;
+}
+
 /* Sleeps until there may be something to do. False: the engine is stopping. */
-static bool wait_for_work(struct engine *e) {
-    engine__publish_figures(e);
-    pthread_mutex_lock(&e->mutex);
-    while (mailbox_empty(&e->inbox) && atomic_load(&e->n_cancels) == e->n_cancels_done && !atomic_load(&e->stopping))
-        pthread_cond_wait(&e->engine_cond, &e->mutex);
-    pthread_mutex_unlock(&e->mutex);
-    return !atomic_load(&e->stopping);
+static bool wait_for_work(struct deployment *d) {
+    for (int i = 0; i < d->n_engines; i++) engine__publish_figures(&d->engines[i]);
+    pthread_mutex_lock(&d->mutex);
+    for (;;) {
+        bool news = atomic_load(&d->stopping);
+        for (int i = 0; i < d->n_engines; i++) news |= has_news(&d->engines[i]);
+        if (news) break;
+        pthread_cond_wait(&d->cond, &d->mutex);
+    }
+    pthread_mutex_unlock(&d->mutex);
+    return !atomic_load(&d->stopping);
+}
+
+static void take_letters(struct deployment *d) {
+    for (int i = 0; i < d->n_engines; i++) {
+        take_inbox(&d->engines[i]);
+        take_cancels(&d->engines[i]);
+    }
 }
 
 void *engine__thread(void *arg) {
-    struct engine *e = arg;
-    const int depth = exec_is_gpu(e->runner.exec) ? RUNNER_SLOTS : 1;
+    struct deployment *d = arg;
+    const int depth = exec_is_gpu(d->engines->runner.exec) ? SCHED_MAX_FLIGHTS : 1;
     for (;;) {
-        take_inbox(e);
-        take_cancels(e);
-        if (launch(e) && e->n_flights < depth) continue;
-        if (e->n_flights)
-            land(e);
-        else if (!sched_idle(&e->sched))
-            CHECK(!"the scheduler has sequences but plans nothing");
-        else if (!wait_for_work(e))
-            break;
+        take_letters(d);
+        if (launch_next(d) && d->n_flights < depth) continue;
+        if (d->n_flights) {
+            land(d);
+            continue;
+        }
+        for (int i = 0; i < d->n_engines; i++) /* nobody holds memory that somebody else waits for */
+            if (!sched_idle(&d->engines[i].sched)) CHECK(!"a scheduler has sequences but plans nothing");
+        if (!wait_for_work(d)) break;
     }
-    take_inbox(e); /* requests that came with the word to stop */
-    take_cancels(e);
-    engine__publish_figures(e);
+    take_letters(d); /* requests that came with the word to stop */
+    for (int i = 0; i < d->n_engines; i++) engine__publish_figures(&d->engines[i]);
     return NULL;
 }

@@ -263,6 +263,7 @@ static int open_models(struct kv_pool *p, const struct kv_pool_options *o, char 
             .block_granules = from->block_granules,
             .blocks_per_slab = p->slab_granules / from->block_granules,
             .ceiling_slabs = p->n_slabs,
+            .prefix_cache = p->prefix_cache && !from->no_prefix_cache,
         };
         if (p->n_models > 1) {
             model->floor_slabs = (int)(((int64_t)from->floor_granules + p->slab_granules - 1) / p->slab_granules);

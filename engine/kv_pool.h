@@ -37,13 +37,14 @@ struct kv_pool_model_options {
     int floor_granules;   /* kept for this model whatever the others do; 0: none. Rounded up to slabs. A floor of one
                              sequence of max_model_len guarantees progress beside busy neighbours */
     int ceiling_granules; /* never more than this; 0: none. Rounded down to slabs, at least one */
+    bool no_prefix_cache; /* nothing of this model is ever published or found */
 };
 
 struct kv_pool_options {
     int n_granules;
     int n_models; /* with one model, floors and ceilings mean nothing */
     struct kv_pool_model_options models[KV_POOL_MAX_MODELS];
-    bool prefix_cache; /* false: nothing is ever published or found */
+    bool prefix_cache; /* false: nothing is ever published or found, of any model */
     int slab_granules; /* 0: chosen so that little is wasted; else exactly this (tests) */
     int n_buckets;     /* of the prefix table; 0: chosen; 1 makes every hash collide (tests) */
 };
@@ -83,6 +84,7 @@ struct kv_model {
     int P, block_granules;
     int blocks_per_slab;
     int floor_slabs, ceiling_slabs;
+    bool prefix_cache;
     int n_slabs; /* that it owns */
     int n_used;
     struct kv_list partial; /* slabs with a free block */

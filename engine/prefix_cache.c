@@ -36,7 +36,7 @@ static int32_t table_find(const struct kv_pool *p, const struct key *key, uint64
 struct prefix_match prefix_find(const struct kv_pool *p, int model, uint64_t salt, const int32_t *tokens, int n_tokens,
                                 int32_t *blocks) {
     struct prefix_match match = {0};
-    if (!p->prefix_cache) return match;
+    if (!p->models[model].prefix_cache) return match;
     int P = p->models[model].P;
     for (int i = 0; i < n_tokens / P; i++) {
         struct key key = {.model = model, .salt = salt, .parent = match.serial, .ids = tokens + (size_t)i * P};
@@ -58,8 +58,8 @@ void prefix_take(struct kv_pool *p, int model, const struct prefix_match *match,
 }
 
 uint64_t prefix_publish(struct kv_pool *p, int32_t granule, uint64_t salt, uint64_t parent, const int32_t *ids) {
-    if (!p->prefix_cache) return 0;
     int32_t b = kv__block_of(p, granule);
+    if (!p->models[model_of(p, b)].prefix_cache) return 0;
     struct kv_block *block = &p->blocks[b];
     CHECK(block->refs > 0 && !block->serial);
     struct key key = {.model = model_of(p, b), .salt = salt, .parent = parent, .ids = ids};

@@ -56,6 +56,7 @@ int runner_open(struct runner *r, const struct runner_options *o, const struct m
         .backend = o->backend,
         .dtype = o->dtype,
         .n_threads = o->n_threads,
+        .beside = o->beside,
         .max_tokens = o->max_tokens,
         .max_rows = o->max_rows,
         .max_width = widest,
@@ -74,39 +75,35 @@ int runner_load(struct runner *r, const struct checkpoint *checkpoint, const str
         model_load(&r->model, r->exec, checkpoint, c, o->dtype, o->kv_dtype, o->max_model_len, err, err_bytes);
     if (status) return status;
 
-    /* one granule is one block as long as one model has the pool to itself */
-    struct kv_layout *layout = &r->kv.layout;
-    kv_layout_init(layout, o->kv_dtype, c->n_layers, c->n_kv_heads, c->head_dim, o->block_size, 64);
-    kv_layout_init(layout, o->kv_dtype, c->n_layers, c->n_kv_heads, c->head_dim, o->block_size, layout->block_bytes);
-
-    const size_t arena_bytes = activations_layout(NULL, NULL, c, o->dtype, o->max_tokens, o->max_rows);
     const size_t batch_ints = 3 * (size_t)o->max_tokens + 2 * (size_t)o->max_seqs + 1 + (size_t)o->max_rows +
                               (size_t)o->max_seqs * (size_t)widest_table(o);
     const size_t rows = (size_t)o->max_rows;
-    r->arena = exec_alloc(r->exec, arena_bytes);
     r->device_batch = exec_alloc(r->exec, batch_ints * sizeof(int32_t));
     r->device_logprobs = exec_alloc(r->exec, rows * (1 + (size_t)o->max_logprobs) * sizeof(struct token_logprob));
     r->sample = malloc(rows * sizeof *r->sample);
     r->graphs = calloc(MAX_GRAPHS, sizeof *r->graphs);
-    bool complete = r->arena && r->device_batch && r->device_logprobs && r->sample && r->graphs;
+    bool complete = r->device_batch && r->device_logprobs && r->sample && r->graphs;
     for (int i = 0; i < RUNNER_SLOTS; i++) complete &= open_flight(&r->flights[i], r->exec, o, batch_ints);
-    if (!complete)
-        return fail(err, err_bytes, STATUS_NO_MEMORY,
-                    "no memory for the activations (%zu MB): lower --max-num-seqs or --max-num-batched-tokens",
-                    arena_bytes >> 20);
-    activations_layout(&r->a, r->arena, c, o->dtype, o->max_tokens, o->max_rows);
-    return 0;
+    if (complete) return 0;
+    return fail(err, err_bytes, STATUS_NO_MEMORY,
+                "no memory for the buffers of a step: lower --max-num-seqs or --max-num-batched-tokens");
 }
 
-size_t runner_block_bytes(const struct runner *r) { return r->kv.layout.block_bytes; }
+size_t runner_arena_bytes(const struct runner_options *o, const struct model_config *c) {
+    return activations_layout(NULL, NULL, c, o->dtype, o->max_tokens, o->max_rows);
+}
 
-int runner_open_kv(struct runner *r, int n_blocks, char *err, size_t err_bytes) {
-    const size_t bytes = (size_t)n_blocks * r->kv.layout.block_bytes;
-    r->kv.pool = exec_alloc(r->exec, bytes);
-    if (r->kv.pool) return exec_finish(r->exec, err, err_bytes);
-    return fail(err, err_bytes, STATUS_NO_MEMORY,
-                "no memory for the KV pool (%zu MB): lower --gpu-memory-utilization or --kv-cache-memory-bytes",
-                bytes >> 20);
+struct kv_layout runner_kv_layout(const struct runner_options *o, const struct model_config *c, size_t granule_bytes) {
+    struct kv_layout layout;
+    kv_layout_init(&layout, o->kv_dtype, c->n_layers, c->n_kv_heads, c->head_dim, o->block_size, granule_bytes);
+    return layout;
+}
+
+void runner_place(struct runner *r, void *arena, void *pool, size_t granule_bytes) {
+    const struct runner_options *o = &r->options;
+    const struct model_config *c = &r->model.config;
+    activations_layout(&r->a, arena, c, o->dtype, o->max_tokens, o->max_rows);
+    r->kv = (struct kv_cache){.pool = pool, .layout = runner_kv_layout(o, c, granule_bytes)};
 }
 
 void runner_close(struct runner *r) {
@@ -114,8 +111,6 @@ void runner_close(struct runner *r) {
     for (int i = 0; i < r->n_graphs; i++) exec_graph_close(r->exec, r->graphs[i].graph);
     for (int i = 0; i < RUNNER_SLOTS; i++) close_flight(&r->flights[i], r->exec);
     model_deinit(&r->model, r->exec);
-    exec_free(r->exec, r->kv.pool);
-    exec_free(r->exec, r->arena);
     exec_free(r->exec, r->device_batch);
     exec_free(r->exec, r->device_logprobs);
     free(r->sample);

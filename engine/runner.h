@@ -21,6 +21,7 @@ enum { RUNNER_SLOTS = SCHED_MAX_FLIGHTS };
 struct runner_options {
     const char *backend;
     int n_threads;
+    struct exec *beside; /* the exec of the runner whose queue this one shares, or NULL (exec_options) */
     enum dtype dtype, kv_dtype;
     int max_tokens, max_rows, max_seqs; /* of a step: T, R, B */
     int max_model_len;
@@ -58,7 +59,6 @@ struct runner {
     struct model model;
     struct activations a;
     struct kv_cache kv;
-    void *arena;                           /* device: activations */
     int32_t *device_batch;                 /* device: the arrays of struct batch */
     struct token_logprob *device_logprobs; /* device [max_rows, 1 + max_logprobs] */
     struct sample_params *sample;          /* owned [max_rows] */
@@ -73,15 +73,20 @@ struct runner {
 };
 
 /* In this order, before the first step: the device; the weights (of a checkpoint, or NULL: seeded random ones) and the
- * buffers of a step; below, the KV pool. Whatever fails, runner_close clears up. */
+ * buffers of a step; the memory that models share. Whatever fails, runner_close clears up. */
 int runner_open(struct runner *r, const struct runner_options *options, const struct model_config *config, char *err,
                 size_t err_bytes);
 int runner_load(struct runner *r, const struct checkpoint *checkpoint, const struct model_config *config, char *err,
                 size_t err_bytes);
-/* Bytes of one KV block, and then the KV pool itself: n_blocks of them, before the first step. */
-size_t runner_block_bytes(const struct runner *r);
-int runner_open_kv(struct runner *r, int n_blocks, char *err, size_t err_bytes);
+/* arena: device memory for activations, runner_arena_bytes long, which runners of one queue may share. pool: base of the
+ * KV memory, whose granules have so many bytes. Both stay the caller's. */
+void runner_place(struct runner *r, void *arena, void *pool, size_t granule_bytes);
 void runner_close(struct runner *r); /* accepts a half-opened one */
+
+size_t runner_arena_bytes(const struct runner_options *options, const struct model_config *config);
+/* The layout of KV blocks where a granule has so many bytes. */
+struct kv_layout runner_kv_layout(const struct runner_options *options, const struct model_config *config,
+                                  size_t granule_bytes);
 
 /* Enqueues a plan. Slots alternate; the slot's last step has landed. A failure is latched and shows in runner_land. */
 void runner_launch(struct runner *r, int slot, const struct plan *plan);

@@ -131,9 +131,9 @@ int exec_open(struct exec **out, const struct exec_options *options, char *err, 
     CHECK_LT(0, options->max_heads);
     CHECK_LT(0, options->max_head_dim);
     CHECK_LT(0, options->vocab);
-    const struct kernel_ops *tables[MAX_TABLES], *ops = NULL;
+    const struct kernel_ops *tables[MAX_TABLES], *ops = options->beside ? options->beside->ops : NULL;
     int n = usable_tables(tables);
-    if (pick_cuda(options->backend, &ops, err, err_bytes)) return STATUS_UNSUPPORTED;
+    if (!ops && pick_cuda(options->backend, &ops, err, err_bytes)) return STATUS_UNSUPPORTED;
     if (!ops && !n)
         return fail(err, err_bytes, STATUS_UNSUPPORTED, "expected a processor with SSE 4.2, found an older one");
     if (!ops && (!options->backend || !strcmp(options->backend, "cpu"))) ops = tables[0];
@@ -148,6 +148,7 @@ int exec_open(struct exec **out, const struct exec_options *options, char *err, 
     e->ops = ops;
     e->options = *options;
     e->options.backend = ops->name;
+    if (options->beside) e->options.n_threads = options->beside->options.n_threads;
     if (e->options.n_threads <= 0) e->options.n_threads = usable_cores();
     int status = ops->open(e, err, err_bytes);
     if (status) {

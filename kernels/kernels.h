@@ -29,6 +29,8 @@ struct exec_options {
     const char *backend; /* "cpu", "cuda" (the current device), or NULL: the best that this build and machine have */
     enum dtype dtype;    /* of activations */
     int n_threads;       /* CPU: the caller and so many less one; 0 means one per usable core */
+    struct exec *beside; /* NULL, or an exec whose queue this one shares, with its backend and threads: ops of both run
+                            one after the other in the order of the calls. It is closed after this one */
     /* The largest step that will ever run: scratch is planned once from these. */
     int max_tokens;      /* T */
     int max_rows;        /* R */

@@ -23,7 +23,7 @@ enum {
 };
 
 struct cpu {
-    struct threads *threads;
+    struct threads *threads; /* owned, or borrowed from options.beside */
     size_t row_floats;     /* of max_width */
     size_t vocab_floats;   /* of the vocabulary */
     size_t scratch_floats; /* of one thread */

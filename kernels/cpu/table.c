@@ -24,7 +24,7 @@ static void *aligned_zeroed(size_t bytes) {
 static void close_cpu(struct exec *e) {
     struct cpu *s = e->state;
     if (!s) return;
-    threads_close(s->threads);
+    if (!e->options.beside) threads_close(s->threads);
     free(s->x);
     free(s->scratch);
     free(s->units);
@@ -50,7 +50,7 @@ static int open_cpu(struct exec *e, char *err, size_t err_bytes) {
     if (!s->x || !s->scratch || !s->units)
         return fail(err, err_bytes, STATUS_NO_MEMORY, "no memory for %zu MB of scratch: lower max_width or the threads",
                     (X_ROWS * s->row_floats + (size_t)o->n_threads * s->scratch_floats) >> 18);
-    s->threads = threads_open(o->n_threads);
+    s->threads = o->beside ? cpu_of(o->beside)->threads : threads_open(o->n_threads);
     if (!s->threads)
         return fail(err, err_bytes, STATUS_NO_MEMORY, "the system gave no %d threads: use fewer", o->n_threads);
     return 0;

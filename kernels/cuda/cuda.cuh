@@ -27,7 +27,7 @@ struct cuda_lt;      /* linear_lt.cu */
 
 enum { CUDA_CLAIMS = 128, CUDA_MOST_CLUSTER = 8 };
 struct cuda_state { /* owned by the exec */
-    cudaStream_t stream;
+    cudaStream_t stream; /* owned, like the workspace, or borrowed from options.beside */
     int device, n_sms;
     int arch; /* 90 for sm_90: compute capability times ten */
     int clusters[CUDA_MOST_CLUSTER + 1]; /* [n]: of n blocks, that can run side by side, one block an SM; before sm_90 0 for

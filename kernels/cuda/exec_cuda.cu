@@ -1,7 +1,7 @@
 /* exec_cuda.cu - the CUDA backend's exec: the card, its stream, memory, transfers and graphs, and the table of ops.
  *
- * One stream per exec, and everything goes through it, so that order on the host is order on the device. Memory is
- * allocated when the engine opens and never while it serves. */
+ * One stream per exec, or one for several that share a queue, and everything goes through it, so that order on the host
+ * is order on the device. Memory is allocated when the engine opens and never while it serves. */
 #include "kernels/cuda/cuda.cuh"
 
 #include <stdio.h>
@@ -41,11 +41,13 @@ static void close_cuda(struct exec *e) {
     if (s->stream) cudaStreamSynchronize(s->stream);
     cuda__sampler_close(e);
     cuda__lt_close(e);
-    cudaFree(s->workspace);
     cudaFree(s->claims);
     for (int i = 0; i < EXEC_SLOTS; i++)
         if (s->slots[i]) cudaEventDestroy(s->slots[i]);
-    if (s->stream) cudaStreamDestroy(s->stream);
+    if (!e->options.beside) {
+        cudaFree(s->workspace);
+        if (s->stream) cudaStreamDestroy(s->stream);
+    }
     free(s);
     e->state = NULL;
 }
@@ -80,9 +82,14 @@ static int open_cuda(struct exec *e, char *err, size_t err_bytes) {
     s->arch = p.major * 10 + p.minor;
     s->clusters[1] = s->n_sms;
     if (s->arch >= 90) count_clusters(e, p.sharedMemPerBlockOptin);
-    CUDA_TRY(e, cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking));
     for (int i = 0; i < EXEC_SLOTS; i++) CUDA_TRY(e, cudaEventCreate(&s->slots[i]));
-    CUDA_TRY(e, cudaMalloc(&s->workspace, WORKSPACE_BYTES));
+    if (e->options.beside) {
+        s->stream = cuda_of(e->options.beside)->stream;
+        s->workspace = cuda_of(e->options.beside)->workspace;
+    } else {
+        CUDA_TRY(e, cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking));
+        CUDA_TRY(e, cudaMalloc(&s->workspace, WORKSPACE_BYTES));
+    }
     s->workspace_bytes = WORKSPACE_BYTES;
     CUDA_TRY(e, cudaMalloc((void **)&s->claims, CUDA_CLAIMS * sizeof *s->claims));
     if (s->claims) CUDA_TRY(e, cudaMemset(s->claims, 0, CUDA_CLAIMS * sizeof *s->claims));
