@@ -38,7 +38,7 @@ struct request {
     int32_t *count_index;       /* owned [count_mask + 1] open addressing: index in counts, or -1 */
     uint32_t count_mask;
     int n_counts, n_counted;
-    int row; /* engine thread: the row of the latest step that samples for it */
+    int sampled_at; /* engine thread: where in the runner's device_ids the latest step for it samples */
 
     /* results, engine to client */
     struct token_logprob *logprobs;        /* owned [max output, 1 + n_logprobs] or NULL */

@@ -26,19 +26,17 @@ static bool open_flight(struct flight *f, struct exec *e, const struct runner_op
     f->batch = exec_alloc_host(e, batch_ints * sizeof *f->batch);
     f->ids = exec_alloc_host(e, rows * sizeof *f->ids);
     f->logprobs = exec_alloc_host(e, rows * (1 + (size_t)o->max_logprobs) * sizeof *f->logprobs);
-    f->device_ids = exec_alloc(e, rows * sizeof *f->device_ids);
     f->n_top = malloc(rows * sizeof *f->n_top);
     f->rows = malloc(rows * sizeof *f->rows);
     f->order = malloc((size_t)o->max_seqs * sizeof *f->order);
     f->row_of_item = malloc((size_t)o->max_seqs * sizeof *f->row_of_item);
-    return f->batch && f->ids && f->logprobs && f->device_ids && f->n_top && f->rows && f->order && f->row_of_item;
+    return f->batch && f->ids && f->logprobs && f->n_top && f->rows && f->order && f->row_of_item;
 }
 
 static void close_flight(struct flight *f, struct exec *e) {
     exec_free_host(e, f->batch);
     exec_free_host(e, f->ids);
     exec_free_host(e, f->logprobs);
-    exec_free(e, f->device_ids);
     free(f->n_top);
     free(f->rows);
     free(f->order);
@@ -78,11 +76,12 @@ int runner_load(struct runner *r, const struct checkpoint *checkpoint, const str
     const size_t batch_ints = 3 * (size_t)o->max_tokens + 2 * (size_t)o->max_seqs + 1 + (size_t)o->max_rows +
                               (size_t)o->max_seqs * (size_t)widest_table(o);
     const size_t rows = (size_t)o->max_rows;
+    r->device_ids = exec_alloc(r->exec, RUNNER_SLOTS * rows * sizeof *r->device_ids);
     r->device_batch = exec_alloc(r->exec, batch_ints * sizeof(int32_t));
     r->device_logprobs = exec_alloc(r->exec, rows * (1 + (size_t)o->max_logprobs) * sizeof(struct token_logprob));
     r->sample = malloc(rows * sizeof *r->sample);
     r->graphs = calloc(MAX_GRAPHS, sizeof *r->graphs);
-    bool complete = r->device_batch && r->device_logprobs && r->sample && r->graphs;
+    bool complete = r->device_ids && r->device_batch && r->device_logprobs && r->sample && r->graphs;
     for (int i = 0; i < RUNNER_SLOTS; i++) complete &= open_flight(&r->flights[i], r->exec, o, batch_ints);
     if (complete) return 0;
     return fail(err, err_bytes, STATUS_NO_MEMORY,
@@ -111,6 +110,7 @@ void runner_close(struct runner *r) {
     for (int i = 0; i < r->n_graphs; i++) exec_graph_close(r->exec, r->graphs[i].graph);
     for (int i = 0; i < RUNNER_SLOTS; i++) close_flight(&r->flights[i], r->exec);
     model_deinit(&r->model, r->exec);
+    exec_free(r->exec, r->device_ids);
     exec_free(r->exec, r->device_batch);
     exec_free(r->exec, r->device_logprobs);
     free(r->sample);
@@ -132,18 +132,16 @@ static int order_items(int *order, const struct plan *plan) {
     return n_decode;
 }
 
-/* Token `position` of a sequence as the device is to read it: an id, or the flight before's row that samples it. */
+/* Token `position` of a sequence as the device is to read it: an id, or where in device_ids it will be. */
 static int32_t token_at(const struct sequence *q, int position) {
     const struct request *request = q->user;
     if (position < q->n_tokens) return q->tokens[position];
     CHECK_EQ(position, q->n_tokens);
-    return -1 - request->row;
+    return -1 - request->sampled_at;
 }
 
-/* What the flight before samples; of batches and samplers that refer to it. */
-static const int32_t *ids_before(const struct runner *r, int slot) {
-    return r->flights[(slot + 1) % RUNNER_SLOTS].device_ids;
-}
+/* Where in device_ids the ids of a flight begin. */
+static int ids_at(const struct runner *r, int slot) { return slot * r->options.max_rows; }
 
 /* The plan as flat arrays: filled on the host, copied to the device in one piece. Arrays lie at offsets that depend on
  * T, B, R and the table's width alone, so a graph finds them again. */
@@ -202,7 +200,7 @@ static struct batch make_batch(struct runner *r, int slot, const struct plan *pl
         .max_query = max_query,
         .max_kv_len = max_kv_len,
         .tokens = d,
-        .sampled = ids_before(r, slot),
+        .sampled = r->device_ids,
         .positions = d + (positions - tokens),
         .seq_of = d + (seq_of - tokens),
         .query_start = d + (query_start - tokens),
@@ -226,15 +224,15 @@ static unsigned set_sampler(struct runner *r, int slot, const struct plan *plan)
         const int position = item->first + item->n_tokens;
         struct sample_params *p = &r->sample[f->row_of_item[i]];
         *p = request_sample_params(request, position);
-        if (position > item->seq->n_tokens) p->pending = ids_before(r, slot) + request->row;
+        if (position > item->seq->n_tokens) p->pending = r->device_ids + request->sampled_at;
     }
     return sample_set(r->exec, r->sample, f->n_sampled, r->model.config.vocab);
 }
 
 static void run(struct runner *r, int slot, const struct batch *batch, unsigned stages) {
-    struct flight *f = &r->flights[slot];
+    const struct flight *f = &r->flights[slot];
     forward(r->exec, &r->model, &r->a, &r->kv, batch);
-    sample(r->exec, f->device_ids, r->a.logits, stages, f->n_sampled, r->model.config.vocab);
+    sample(r->exec, r->device_ids + ids_at(r, slot), r->a.logits, stages, f->n_sampled, r->model.config.vocab);
 }
 
 static struct exec_graph *record(struct runner *r, int slot, const struct batch *batch, unsigned stages) {
@@ -283,7 +281,9 @@ static bool set_wishes(struct runner *r, struct flight *f) {
 }
 
 /* Logprobs of sampled rows and of prompt rows on their way to the host, and whole logits to those who asked. */
-static void fetch_wishes(struct runner *r, struct flight *f) {
+static void fetch_wishes(struct runner *r, int slot) {
+    struct flight *f = &r->flights[slot];
+    int32_t *device_ids = r->device_ids + ids_at(r, slot);
     const int V = r->model.config.vocab;
     if (f->stride) {
         for (int i = f->n_sampled; i < f->R; i++) {
@@ -291,9 +291,9 @@ static void fetch_wishes(struct runner *r, struct flight *f) {
             const int next = f->rows[i].position + 1;
             f->ids[i] = next < q->n_prompt ? q->tokens[next] : 0;
         }
-        exec_upload_async(r->exec, f->device_ids + f->n_sampled, f->ids + f->n_sampled,
+        exec_upload_async(r->exec, device_ids + f->n_sampled, f->ids + f->n_sampled,
                           (size_t)(f->R - f->n_sampled) * sizeof *f->ids);
-        token_logprobs(r->exec, r->device_logprobs, f->stride, r->a.logits, f->device_ids, f->n_top, f->R, V);
+        token_logprobs(r->exec, r->device_logprobs, f->stride, r->a.logits, device_ids, f->n_top, f->R, V);
         exec_download_async(r->exec, f->logprobs, r->device_logprobs,
                             (size_t)f->R * (size_t)f->stride * sizeof *f->logprobs);
     }
@@ -322,12 +322,12 @@ void runner_launch(struct runner *r, int slot, const struct plan *plan) {
         exec_graph_launch(r->exec, graph);
     else
         run(r, slot, &batch, stages);
-    exec_download_async(r->exec, f->ids, f->device_ids, (size_t)f->n_sampled * sizeof *f->ids);
-    if (wishes) fetch_wishes(r, f);
+    exec_download_async(r->exec, f->ids, r->device_ids + ids_at(r, slot), (size_t)f->n_sampled * sizeof *f->ids);
+    if (wishes) fetch_wishes(r, slot);
     exec_record(r->exec, end_mark(slot));
     for (int i = 0; i < plan->n_items; i++) {
         struct request *request = plan->items[i].seq->user;
-        if (plan->items[i].sample) request->row = f->row_of_item[i];
+        if (plan->items[i].sample) request->sampled_at = ids_at(r, slot) + f->row_of_item[i];
     }
 }
 

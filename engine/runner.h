@@ -38,7 +38,6 @@ struct row_of { /* which request and which position a logits row belongs to */
 struct flight { /* one step on its way; host memory is the device's to read and write until it has landed */
     int32_t *batch;                 /* owned, pinned: the arrays of struct batch, one after the other */
     int32_t *ids;                   /* owned, pinned [max_rows] sampled */
-    int32_t *device_ids;            /* device [max_rows] sampled, then the targets of prompt rows */
     struct token_logprob *logprobs; /* owned, pinned [max_rows, 1 + max_logprobs] */
     int *n_top;                     /* owned [max_rows] below 0: no logprobs of that row */
     struct row_of *rows;            /* owned [max_rows] */
@@ -59,6 +58,8 @@ struct runner {
     struct model model;
     struct activations a;
     struct kv_cache kv;
+    int32_t *device_ids;                   /* device [RUNNER_SLOTS, max_rows]: of each slot what it sampled, then the
+                                              targets of prompt rows. A token below 0 of a batch is an index here */
     int32_t *device_batch;                 /* device: the arrays of struct batch */
     struct token_logprob *device_logprobs; /* device [max_rows, 1 + max_logprobs] */
     struct sample_params *sample;          /* owned [max_rows] */
