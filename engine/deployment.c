@@ -42,9 +42,10 @@ static int open_pool(struct deployment *d, size_t bytes, char *err, size_t err_b
         const struct kv_layout layout = layout_of(e, granule_bytes);
         const size_t share = n_granules / (2 * (size_t)d->n_engines),
                      one_sequence = sequence_blocks(e) * (size_t)layout.block_granules,
-                     floor = o->kv_cache_floor_bytes ? o->kv_cache_floor_bytes / granule_bytes
-                             : one_sequence < share ? one_sequence
-                                                    : share;
+                     floor = i >= d->n_public          ? 0 /* it only drafts: what is left will do */
+                             : o->kv_cache_floor_bytes ? o->kv_cache_floor_bytes / granule_bytes
+                             : one_sequence < share    ? one_sequence
+                                                       : share;
         if (floor > n_granules || (o->kv_cache_ceiling_bytes && o->kv_cache_ceiling_bytes / granule_bytes < floor))
             return fail(err, err_bytes, STATUS_INVALID,
                         "%s: its floor of %zu MB of KV cache is more than %s: lower kv-cache-floor-bytes", e->path,
@@ -157,18 +158,76 @@ static int place(struct deployment *d, char *err, size_t err_bytes) {
 
 /* ---- opening and closing ----------------------------------------------------------------------------------------- */
 
+/* Options of a model that does nothing but draft for another. */
+static struct engine_options drafting_options(const struct engine *e) {
+    const struct engine_options *o = &e->options;
+    struct engine_options draft = engine_default_options();
+    draft.model = e->speculation.draft;
+    draft.backend = o->backend;
+    draft.load_format = o->load_format;
+    draft.token_ids_only = o->token_ids_only;
+    draft.enforce_eager = o->enforce_eager;
+    draft.enable_prefix_caching = o->enable_prefix_caching;
+    draft.max_num_seqs = o->max_num_seqs;
+    draft.max_num_batched_tokens = o->max_num_batched_tokens;
+    draft.block_size = o->block_size;
+    draft.max_logprobs = 0;
+    return draft;
+}
+
+/* Every id that both tokenizers have must stand for the same bytes. */
+static int check_same_tokens(const struct engine *e, const struct engine *draft, char *err, size_t err_bytes) {
+    const struct tokenizer *a = e->tokenizer, *b = draft->tokenizer;
+    if (!a || !b) return 0;
+    const int n = tokenizer_size(a) < tokenizer_size(b) ? tokenizer_size(a) : tokenizer_size(b);
+    for (int id = 0; id < n; id++) {
+        size_t a_bytes, b_bytes;
+        const char *of_a = tokenizer_bytes(a, id, &a_bytes), *of_b = tokenizer_bytes(b, id, &b_bytes);
+        if (!a_bytes || !b_bytes || (a_bytes == b_bytes && !memcmp(of_a, of_b, a_bytes))) continue;
+        return fail(err, err_bytes, STATUS_INVALID,
+                    "%s cannot draft for %s: expected the same tokens, but id %d is \"%.*s\" in one and \"%.*s\" in the "
+                    "other; choose a draft model of the same family",
+                    draft->path, e->path, id, (int)b_bytes, of_b, (int)a_bytes, of_a);
+    }
+    return 0;
+}
+
+/* Finds each model's drafting model among the others, or adds it to them. */
+static int add_drafts(struct deployment *d, char *err, size_t err_bytes) {
+    for (int i = 0; i < d->n_public; i++) {
+        struct engine *e = &d->engines[i];
+        if (!e->speculation.draft) continue;
+        for (int j = 0; j < d->n_engines && !e->draft; j++)
+            if (!strcmp(d->engines[j].options.model, e->speculation.draft)) e->draft = &d->engines[j];
+        if (e->draft == e)
+            return fail(err, err_bytes, STATUS_INVALID, "%s: expected another model to draft for it, found itself",
+                        e->options.model);
+        int status = 0;
+        if (!e->draft) {
+            const struct engine_options options = drafting_options(e);
+            e->draft = &d->engines[d->n_engines++];
+            engine__init(e->draft, d, &options);
+            status = engine__configure(e->draft, err, err_bytes);
+            if (!status && e->draft->info.max_model_len > e->info.max_model_len)
+                e->draft->info.max_model_len = e->info.max_model_len;
+        }
+        if (!status) status = check_same_tokens(e, e->draft, err, err_bytes);
+        if (status) return status;
+    }
+    return 0;
+}
+
 /* Everything that can be known before a weight is read. */
 static int configure(struct deployment *d, char *err, size_t err_bytes) {
     int status = 0;
-    for (int i = 0; i < d->n_engines && !status; i++) {
-        struct engine *e = &d->engines[i];
-        if (d->n_engines > 1 && e->options.num_blocks_override)
-            return fail(err, err_bytes, STATUS_INVALID,
-                        "--num-gpu-blocks-override counts blocks of one model, but %d share the pool: give "
-                        "--kv-cache-memory-bytes",
-                        d->n_engines);
-        status = engine__configure(e, err, err_bytes);
-    }
+    for (int i = 0; i < d->n_public && !status; i++) status = engine__configure(&d->engines[i], err, err_bytes);
+    if (!status) status = add_drafts(d, err, err_bytes);
+    for (int i = 0; i < d->n_engines && !status && d->n_engines > 1; i++)
+        if (d->engines[i].options.num_blocks_override)
+            status = fail(err, err_bytes, STATUS_INVALID,
+                          "--num-gpu-blocks-override counts blocks of one model, but %d share the pool: give "
+                          "--kv-cache-memory-bytes",
+                          d->n_engines);
     if (status || !bytes_asked(d)) return status;
     status = open_pool(d, bytes_asked(d), err, err_bytes);
     return status ? status : fit_lengths(d, err, err_bytes);
@@ -194,7 +253,7 @@ int deployment_open(struct deployment **out, const struct engine_options *models
         return fail(err, err_bytes, STATUS_INVALID, "expected 1 to %d models, found %d", DEPLOYMENT_MAX_MODELS,
                     n_models);
     struct deployment *d = calloc(1, sizeof *d);
-    if (d) d->engines = calloc((size_t)n_models, sizeof *d->engines);
+    if (d) d->engines = calloc(2 * (size_t)n_models, sizeof *d->engines); /* each may bring one that drafts for it */
     if (!d || !d->engines) {
         free(d);
         return fail(err, err_bytes, STATUS_NO_MEMORY, "out of memory for the engine");
@@ -202,13 +261,14 @@ int deployment_open(struct deployment **out, const struct engine_options *models
     pthread_mutex_init(&d->mutex, NULL);
     pthread_cond_init(&d->cond, NULL);
     for (; d->n_engines < n_models; d->n_engines++) engine__init(&d->engines[d->n_engines], d, &models[d->n_engines]);
+    d->n_public = n_models;
 
     int status = configure(d, err, err_bytes);
-    for (int i = 0; i < n_models && !status; i++)
+    for (int i = 0; i < d->n_engines && !status; i++)
         status = engine__load(&d->engines[i], i ? d->engines->runner.exec : NULL, err, err_bytes);
     if (!status) status = place(d, err, err_bytes);
-    for (int i = 0; i < n_models && !status; i++) status = engine__open_scheduler(&d->engines[i], i, err, err_bytes);
-    for (int i = 0; i < n_models && !status; i++) engine__publish_figures(&d->engines[i]);
+    for (int i = 0; i < d->n_engines && !status; i++) status = engine__open_scheduler(&d->engines[i], i, err, err_bytes);
+    for (int i = 0; i < d->n_engines && !status; i++) engine__publish_figures(&d->engines[i]);
     if (!status) status = start_thread(d, err, err_bytes);
     if (status) {
         deployment_close(d);
@@ -238,7 +298,7 @@ void deployment_close(struct deployment *d) {
 }
 
 struct engine *deployment_engine(struct deployment *d, int i) {
-    CHECK(i >= 0 && i < d->n_engines);
+    CHECK(i >= 0 && i < d->n_public);
     return &d->engines[i];
 }
 
@@ -252,7 +312,7 @@ int engine_open(struct engine **out, const struct engine_options *options, char 
 
 void engine_close(struct engine *e) {
     if (!e) return;
-    CHECK_EQ(e->deployment->n_engines, 1);
+    CHECK_EQ(e->deployment->n_public, 1);
     deployment_close(e->deployment);
 }
 

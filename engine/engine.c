@@ -156,6 +156,7 @@ static bool is_dummy(const struct engine *e) {
 int engine__configure(struct engine *e, char *err, size_t err_bytes) {
     double t = engine__now();
     int status = check_options(&e->options, err, err_bytes);
+    if (!status) status = speculative_config_parse(&e->speculation, e->options.speculative_config, err, err_bytes);
     if (!status) status = open_configuration(e, is_dummy(e), err, err_bytes);
     e->info.start.configuration = lap(&t);
     if (!status && !is_dummy(e)) status = checkpoint_open(&e->checkpoint, e->path, err, err_bytes);
@@ -225,6 +226,7 @@ void engine__deinit(struct engine *e) {
     runner_close(&e->runner);
     checkpoint_close(e->checkpoint);
     tokenizer_close(e->tokenizer);
+    speculative_config_deinit(&e->speculation);
     free(e->text);
     free(e->positions);
     pthread_cond_destroy(&e->client_cond);

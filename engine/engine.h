@@ -64,10 +64,24 @@ struct engine_options {
     enum sched_policy policy;
     int max_logprobs;                   /* default 20: the bound on logprobs in a request */
     int max_waiting;                    /* requests queued before engine_submit says STATUS_BUSY; 0: unbounded */
+    const char *speculative_config;     /* NULL: none; else a JSON object: see below */
     uint64_t seed;                      /* of requests that bring none: mixed with their number */
     int n_threads;                      /* CPU backend; 0: one per core */
 };
 struct engine_options engine_default_options(void);
+
+/* Speculative decoding. A step proposes tokens and lets the model check them all at once; those that the model would have
+ * sampled itself are kept. So the output is what it is without, token for token, greedy or sampled; it only comes faster.
+ * How many tokens are proposed, and whether any, follows measured step times and acceptance. Keys of the object:
+ *     "method"                     "ngram": proposals are looked up in the sequence's own tokens (answers quote their
+ *                                  prompt); "draft_model": a smaller model drafts them; "ngram+draft_model": they are
+ *                                  looked up, and drafted where that finds nothing
+ *     "model"                      the drafting model: one of the deployment's with the same path, else it is loaded
+ *                                  beside. Its tokens must be the model's: ids that both have stand for the same bytes
+ *     "num_speculative_tokens"     of one sequence in one step, at most: 1 .. 16, default 5
+ *     "prompt_lookup_min", "_max"  tokens of context that a look-up matches: 1 .. 64, default 2 and 5
+ *     "synthetic_acceptance_rate"  benchmarks: each proposal is accepted with this probability whatever the model says;
+ *                                  the text is then meaningless */
 
 /* Loads weights, plans memory, starts the engine thread. STATUS_* and a sentence on failure. */
 int engine_open(struct engine **out, const struct engine_options *options, char *err, size_t err_bytes);

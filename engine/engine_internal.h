@@ -14,6 +14,7 @@
 #include "engine/request.h"
 #include "engine/runner.h"
 #include "engine/sched.h"
+#include "engine/speculative_config.h"
 
 #include <limits.h>
 #include <pthread.h>
@@ -25,6 +26,8 @@ struct engine {
     struct engine_info info;
     char path[PATH_MAX];
     struct tokenizer *tokenizer;
+    struct speculative_config speculation;
+    struct engine *draft;          /* of the same deployment: drafts for this model; NULL: none does */
     struct checkpoint *checkpoint; /* owned, from the check of its headers until its weights are on the device */
 
     /* engine thread */
@@ -61,8 +64,8 @@ struct engine {
 /* What engines share. Only one of them has work for the device at a time: one queue, in which steps of all lie in the
  * order of their launches. */
 struct deployment {
-    struct engine *engines; /* owned [n_engines] */
-    int n_engines;
+    struct engine *engines; /* owned [n_engines]: those that were asked for, then models that only draft for them */
+    int n_engines, n_public;
     void *arena, *kv_memory; /* device: activations of the largest step of all; the KV pool */
 
     /* engine thread */

@@ -29,7 +29,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { KV_POOL_MAX_MODELS = 4, KV_NONE = -1 };
+enum { KV_POOL_MAX_MODELS = 8, KV_NONE = -1 };
 
 struct kv_pool_model_options {
     int P;                /* tokens per block */
