@@ -1,5 +1,5 @@
 /* test_engine.c - the engine on a GPU: graphs and steps run op by op, a crowd and one alone, warm and cold prefixes, a
- * pool that holds a tenth of what runs, against each other and against the CPU backend.
+ * pool that holds a tenth of what runs, two models at once, against each other and against the CPU backend.
  *
  *     gpu_tests test_engine [MODEL]    weights/sample/small
  *
@@ -201,6 +201,39 @@ static void check_preemption(const char *model, struct engine_options o) {
     engine_close(e);
 }
 
+/* Two models of one deployment, whose steps take turns on one stream: each answers, one request at a time, to the bit
+ * what it answers without the other. */
+static void check_deployment(const char *model, struct engine_options o) {
+    enum { N = 24 };
+    const struct load load = {.n_requests = N, .n_prompt = 40, .n_output = 64};
+    static struct answer alone[2][N], together[2][N];
+    struct engine_options both[2] = {o, o};
+    struct deployment *d;
+    char err[ERR_BYTES];
+    both[1].kv_cache_dtype = "fp8";
+    both[1].dtype = "float16";
+    for (int m = 0; m < 2; m++) {
+        both[m].model = model;
+        both[m].backend = "cuda";
+        struct engine *e = open_engine(model, "cuda", both[m]);
+        run(e, &load, alone[m]);
+        engine_close(e);
+    }
+    if (deployment_open(&d, both, 2, err, sizeof err)) {
+        fprintf(stderr, "%s\n", err);
+        exit(1);
+    }
+    for (int i = 0; i < N; i++) {
+        for (int m = 0; m < 2; m++) submit(deployment_engine(d, m), &load, i, &together[m][i]);
+        for (int m = 0; m < 2; m++) drain(deployment_engine(d, m), 1);
+    }
+    deployment_close(d);
+    for (int m = 0; m < 2; m++)
+        verdict(all_finished(together[m], &load) && n_equal(alone[m], together[m], N) == N,
+                m ? "two models at once, the second" : "two models at once, the first", "%d of %d equal to one alone",
+                n_equal(alone[m], together[m], N), N);
+}
+
 int main(int argc, char **argv) {
     const char *model = argc > 1 ? argv[1] : "weights/sample/small";
     struct engine_options o = engine_default_options();
@@ -248,6 +281,7 @@ int main(int argc, char **argv) {
     engine_close(c);
     o.enable_prefix_caching = true;
     check_preemption(model, o);
+    check_deployment(model, o);
     printf("%d passed, %d failed\n", n_passed, n_failed);
     return n_failed > 0;
 }
