@@ -3,6 +3,8 @@
  * asked for: so sampling reads one dense block. */
 #include "engine/runner.h"
 
+#include "engine/batch.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,12 +14,8 @@ static int max_blocks(const struct runner_options *o) {
     return (o->max_model_len + o->block_size - 1) / o->block_size;
 }
 
-/* The widest block table that a step can have: widths are powers of two, so that few graphs are enough. */
-static int widest_table(const struct runner_options *o) {
-    int n = 1;
-    while (n < max_blocks(o)) n *= 2;
-    return n;
-}
+/* The widest block table that a step can have. */
+static int widest_table(const struct runner_options *o) { return batch_width(max_blocks(o)); }
 
 /* ---- opening ----------------------------------------------------------------------------------------------------- */
 
@@ -73,8 +71,7 @@ int runner_load(struct runner *r, const struct checkpoint *checkpoint, const str
         model_load(&r->model, r->exec, checkpoint, c, o->dtype, o->kv_dtype, o->max_model_len, err, err_bytes);
     if (status) return status;
 
-    const size_t batch_ints = 3 * (size_t)o->max_tokens + 2 * (size_t)o->max_seqs + 1 + (size_t)o->max_rows +
-                              (size_t)o->max_seqs * (size_t)widest_table(o);
+    const size_t batch_ints = batch_arrays_ints(o->max_tokens, o->max_seqs, o->max_rows, widest_table(o));
     const size_t rows = (size_t)o->max_rows;
     r->device_ids = exec_alloc(r->exec, RUNNER_SLOTS * rows * sizeof *r->device_ids);
     r->device_batch = exec_alloc(r->exec, batch_ints * sizeof(int32_t));
@@ -143,73 +140,54 @@ static int32_t token_at(const struct sequence *q, int position) {
 /* Where in device_ids the ids of a flight begin. */
 static int ids_at(const struct runner *r, int slot) { return slot * r->options.max_rows; }
 
-/* The plan as flat arrays: filled on the host, copied to the device in one piece. Arrays lie at offsets that depend on
- * T, B, R and the table's width alone, so a graph finds them again. */
+/* The plan as flat arrays: filled on the host, copied to the device in one piece. */
 static struct batch make_batch(struct runner *r, int slot, const struct plan *plan) {
     struct flight *f = &r->flights[slot];
-    const int T = plan->n_tokens, B = plan->n_items, R = plan->n_rows;
-    int stride = 1, max_query = 0, max_kv_len = 0;
-    for (int b = 0; b < B; b++)
-        while (stride < plan->items[b].seq->n_blocks) stride *= 2;
-    CHECK_LE(T, r->options.max_tokens);
-    CHECK_LE(B, r->options.max_seqs);
-    CHECK_LE(R, r->options.max_rows);
-    CHECK_LE(stride, widest_table(&r->options));
+    int n_blocks = 1, max_query = 0, max_kv_len = 0, t = 0, sampled = 0, asked = 0;
+    for (int b = 0; b < plan->n_items; b++)
+        if (plan->items[b].seq->n_blocks > n_blocks) n_blocks = plan->items[b].seq->n_blocks;
+    CHECK_LE(plan->n_tokens, r->options.max_tokens);
+    CHECK_LE(plan->n_items, r->options.max_seqs);
+    CHECK_LE(plan->n_rows, r->options.max_rows);
+    CHECK_LE(n_blocks, widest_table(&r->options));
 
-    int32_t *tokens = f->batch, *positions = tokens + T, *seq_of = positions + T, *query_start = seq_of + T,
-            *kv_len = query_start + B + 1, *logits_rows = kv_len + B, *table = logits_rows + R,
-            *end = table + (size_t)B * stride;
-    int t = 0, sampled = 0, asked = 0;
+    struct batch_arrays a =
+        batch_arrays_at(f->batch, plan->n_tokens, plan->n_items, plan->n_rows, batch_width(n_blocks));
     const int n_decode = order_items(f->order, plan);
-    for (int b = 0; b < B; b++) asked += plan->items[b].sample; /* asked rows begin behind the sampled ones */
+    for (int b = 0; b < a.B; b++) asked += plan->items[b].sample; /* asked rows begin behind the sampled ones */
     f->n_sampled = asked;
-    f->R = R;
-    for (int b = 0; b < B; b++) {
+    f->R = a.R;
+    for (int b = 0; b < a.B; b++) {
         const struct plan_item *item = &plan->items[f->order[b]];
         const struct sequence *q = item->seq;
-        query_start[b] = t;
-        kv_len[b] = item->first + item->n_tokens;
-        if (kv_len[b] > max_kv_len) max_kv_len = kv_len[b];
+        a.query_start[b] = t;
+        a.kv_len[b] = item->first + item->n_tokens;
+        if (a.kv_len[b] > max_kv_len) max_kv_len = a.kv_len[b];
         if (item->n_tokens > max_query) max_query = item->n_tokens;
         f->row_of_item[f->order[b]] = -1;
         for (int i = 0; i < item->n_tokens; i++, t++) {
             const int position = item->first + i;
-            tokens[t] = token_at(q, position);
-            positions[t] = position;
-            seq_of[t] = b;
+            a.tokens[t] = token_at(q, position);
+            a.positions[t] = position;
+            a.seq_of[t] = b;
             if (item->n_tokens - i > item->n_rows) continue;
             const bool last = item->sample && i == item->n_tokens - 1;
             const int row = last ? sampled++ : asked++;
-            logits_rows[row] = t;
+            a.logits_rows[row] = t;
             f->rows[row] = (struct row_of){q->user, position};
             if (last) f->row_of_item[f->order[b]] = row;
         }
-        memcpy(table + (size_t)b * stride, q->blocks, (size_t)q->n_blocks * sizeof(int32_t));
-        memset(table + (size_t)b * stride + q->n_blocks, 0, (size_t)(stride - q->n_blocks) * sizeof(int32_t));
+        batch_set_blocks(&a, b, q->blocks, q->n_blocks);
     }
-    query_start[B] = t;
-    CHECK_EQ(t, T);
-    CHECK_EQ(asked, R);
-    exec_upload_async(r->exec, r->device_batch, f->batch, (size_t)(end - tokens) * sizeof(int32_t));
-
-    const int32_t *d = r->device_batch;
-    return (struct batch){
-        .T = T,
-        .B = B,
-        .n_decode = n_decode,
-        .max_query = max_query,
-        .max_kv_len = max_kv_len,
-        .tokens = d,
-        .sampled = r->device_ids,
-        .positions = d + (positions - tokens),
-        .seq_of = d + (seq_of - tokens),
-        .query_start = d + (query_start - tokens),
-        .kv_len = d + (kv_len - tokens),
-        .block_table = d + (table - tokens),
-        .max_blocks = stride,
-        .R = R,
-        .logits_rows = d + (logits_rows - tokens),
-    };
+    a.query_start[a.B] = t;
+    CHECK_EQ(t, a.T);
+    CHECK_EQ(asked, a.R);
+    struct batch batch = batch_upload(r->exec, &a, r->device_batch);
+    batch.n_decode = n_decode;
+    batch.max_query = max_query;
+    batch.max_kv_len = max_kv_len;
+    batch.sampled = r->device_ids;
+    return batch;
 }
 
 /* ---- the step ---------------------------------------------------------------------------------------------------- */
