@@ -315,7 +315,8 @@ int runner_land(struct runner *r, int slot, const struct plan *plan, int32_t *sa
     int status = exec_wait(r->exec, end_mark(slot), err, err_bytes);
     if (status) return status;
     *device_seconds = exec_elapsed(r->exec, begin_mark(slot), end_mark(slot));
-    for (int i = 0; i < plan->n_items; i++) sampled[i] = f->row_of_item[i] >= 0 ? f->ids[f->row_of_item[i]] : -1;
+    for (int i = 0; i < plan->n_items; i++)
+        if (plan->items[i].sample) *sampled++ = f->ids[f->row_of_item[i]];
     for (int i = 0; i < f->R && f->stride; i++) {
         struct request *q = f->rows[i].request;
         const int position = f->rows[i].position, n = 1 + f->n_top[i];

@@ -92,7 +92,7 @@ struct kv_layout runner_kv_layout(const struct runner_options *options, const st
 /* Enqueues a plan. Slots alternate; the slot's last step has landed. A failure is latched and shows in runner_land. */
 void runner_launch(struct runner *r, int slot, const struct plan *plan);
 
-/* Waits for the step. sampled [plan->n_items]: the token of each item that samples. Logprobs and logits go to the
+/* Waits for the step. sampled [plan->n_sampled]: as sched_commit takes them. Logprobs and logits go to the
  * requests' own buffers. device_seconds: how long the device was at it. 0, or STATUS_DEVICE and a sentence. */
 int runner_land(struct runner *r, int slot, const struct plan *plan, int32_t *sampled, double *device_seconds,
                 char *err, size_t err_bytes);

@@ -12,78 +12,6 @@
 static int min_int(int a, int b) { return a < b ? a : b; }
 static int max_int(int a, int b) { return a > b ? a : b; }
 
-/* ---- sequence ---------------------------------------------------------------------------------------------------- */
-
-int sequence_open(struct sequence **out, const struct sequence_params *params) {
-    CHECK(params->n_prompt >= 1 && params->max_tokens >= 0 && params->P >= 1);
-    *out = NULL;
-    if (params->n_prompt > params->max_model_len - !params->prompt_only) return STATUS_TOO_LARGE;
-    int n_output = params->prompt_only ? 0 : params->max_model_len - params->n_prompt;
-    if (params->max_tokens) n_output = min_int(n_output, params->max_tokens);
-    int max_len = params->n_prompt + n_output;
-    /* The last token that a sequence samples is never computed. */
-    int max_blocks = (max_len - !params->prompt_only + params->P - 1) / params->P;
-
-    size_t n_ids = (size_t)max_len + (size_t)max_blocks + (size_t)params->n_eos_ids + (size_t)params->n_stop_token_ids;
-    struct sequence *q = malloc(sizeof *q + n_ids * sizeof(int32_t));
-    if (!q) return STATUS_NO_MEMORY;
-    int32_t *ids = (int32_t *)(q + 1);
-    *q = (struct sequence){
-        .user = params->user,
-        .n_prompt = params->n_prompt,
-        .max_len = max_len,
-        .min_tokens = params->min_tokens,
-        .ignore_eos = params->ignore_eos,
-        .prompt_only = params->prompt_only,
-        .prompt_logits = params->prompt_logits,
-        .priority = params->priority,
-        .salt = params->salt,
-        .n_eos_ids = params->n_eos_ids,
-        .n_stop_token_ids = params->n_stop_token_ids,
-        .tokens = ids,
-        .blocks = ids + max_len,
-        .eos_ids = ids + max_len + max_blocks,
-        .stop_token_ids = ids + max_len + max_blocks + params->n_eos_ids,
-        .n_tokens = params->n_prompt,
-        .max_blocks = max_blocks,
-        .stop_token = -1,
-    };
-    memcpy(q->tokens, params->prompt, (size_t)params->n_prompt * sizeof *q->tokens);
-    if (q->n_eos_ids) memcpy(q->eos_ids, params->eos_ids, (size_t)q->n_eos_ids * sizeof *q->eos_ids);
-    if (q->n_stop_token_ids)
-        memcpy(q->stop_token_ids, params->stop_token_ids, (size_t)q->n_stop_token_ids * sizeof *q->stop_token_ids);
-    *out = q;
-    return STATUS_OK;
-}
-
-void sequence_close(struct sequence *q) {
-    if (!q) return;
-    CHECK(q->state == SEQUENCE_NEW || q->state == SEQUENCE_FINISHED);
-    free(q);
-}
-
-static bool contains(const int32_t *ids, int n, int32_t id) {
-    for (int i = 0; i < n; i++)
-        if (ids[i] == id) return true;
-    return false;
-}
-
-/* Takes a sampled token, and ends the sequence if that was its last. As in vLLM, a stop on the very last token counts
- * as a stop, and below min_tokens only the length ends it. */
-static void sequence_append(struct sequence *q, int32_t id) {
-    CHECK_LT(q->n_tokens, q->max_len);
-    q->tokens[q->n_tokens++] = id;
-    bool may_stop = q->n_tokens - q->n_prompt >= q->min_tokens;
-    if (may_stop && !q->ignore_eos && contains(q->eos_ids, q->n_eos_ids, id)) {
-        q->reason = FINISH_STOP;
-    } else if (may_stop && contains(q->stop_token_ids, q->n_stop_token_ids, id)) {
-        q->reason = FINISH_STOP;
-        q->stop_token = id;
-    } else if (q->n_tokens == q->max_len) {
-        q->reason = FINISH_LENGTH;
-    }
-}
-
 /* ---- lists in order ---------------------------------------------------------------------------------------------- */
 
 static bool is_before(const struct sched *s, const struct sequence *a, const struct sequence *b) {
@@ -157,6 +85,11 @@ static void preempt(struct sched *s, struct sequence *q) {
     s->n_preemptions++;
 }
 
+/* Gives back the blocks beyond those of known tokens. */
+static void trim(struct sched *s, struct sequence *q) {
+    while (q->n_blocks > n_blocks_for(s, q->n_tokens)) kv_pool_unref(s->pool, q->blocks[--q->n_blocks]);
+}
+
 static void finish(struct sched *s, struct sequence *q) {
     release(s, q);
     list_remove(q->state == SEQUENCE_RUNNING ? &s->running : &s->waiting, q);
@@ -169,8 +102,9 @@ int plan_init(struct plan *plan, int max_num_seqs) {
     *plan = (struct plan){
         .items = calloc((size_t)max_num_seqs, sizeof *plan->items),
         .finished = calloc((size_t)max_num_seqs, sizeof *plan->finished),
+        .drafts = calloc((size_t)max_num_seqs * SCHED_MAX_DRAFTS, sizeof *plan->drafts),
     };
-    if (plan->items && plan->finished) return STATUS_OK;
+    if (plan->items && plan->finished && plan->drafts) return STATUS_OK;
     plan_deinit(plan);
     return STATUS_NO_MEMORY;
 }
@@ -178,6 +112,7 @@ int plan_init(struct plan *plan, int max_num_seqs) {
 void plan_deinit(struct plan *plan) {
     free(plan->items);
     free(plan->finished);
+    free(plan->drafts);
     *plan = (struct plan){0};
 }
 
@@ -190,11 +125,11 @@ struct room {
 
 /* Tokens that q has or will have when the steps in flight have landed. */
 static int n_known(const struct sequence *q) { return q->n_tokens + q->n_pending; }
-/* Whether q ends, or has ended, with a step in flight. */
-static bool is_ending(const struct sequence *q) {
-    return q->reason != FINISH_NONE || (q->n_pending && n_known(q) == q->max_len);
+/* Whether a step in flight must land before q can go on: it ends, or has ended, with that step, or has drafts in it. */
+static bool must_wait(const struct sequence *q) {
+    return q->reason != FINISH_NONE || q->n_drafts || (q->n_pending && n_known(q) == q->max_len);
 }
-static bool is_decode(const struct sequence *q) { return n_known(q) - q->n_scheduled == 1 && !is_ending(q); }
+static bool is_decode(const struct sequence *q) { return n_known(q) - q->n_scheduled == 1 && !must_wait(q); }
 static bool wants_prompt_rows(const struct sequence *q) { return q->prompt_logits && q->n_logits_rows < q->n_prompt; }
 
 /* The next chunk of q from token `first`, within so many tokens and rows (at least one). n_tokens 0: no room. */
@@ -219,6 +154,7 @@ static void add_item(struct plan *plan, const struct plan_item *item, struct roo
     plan->items[plan->n_items++] = *item;
     plan->n_tokens += item->n_tokens;
     plan->n_rows += item->n_rows;
+    plan->n_sampled += item->sample;
     struct sequence *q = item->seq;
     q->n_scheduled = item->first + item->n_tokens;
     q->n_logits_rows = max_int(q->n_logits_rows, min_int(q->n_scheduled, q->n_prompt));
@@ -245,7 +181,7 @@ static void plan_running(struct sched *s, struct plan *plan, struct room *room) 
     for (struct sequence *q = s->running.head; q; q = q->next) room->decodes += is_decode(q);
     room->rows -= s->running.n;
     for (struct sequence *q = s->running.head; q; q = q->next) {
-        if (is_ending(q)) continue;
+        if (must_wait(q)) continue;
         room->decodes -= is_decode(q);
         struct plan_item item = next_chunk(s, q, q->n_scheduled, room->tokens - room->decodes, room->rows + 1);
         if (!item.n_tokens) continue;
@@ -259,8 +195,13 @@ static void plan_running(struct sched *s, struct plan *plan, struct room *room) 
 static int n_promised(const struct sched *s) {
     int n = 0;
     for (const struct sequence *q = s->running.head; q; q = q->next)
-        if (!is_ending(q)) n += n_blocks_for(s, n_known(q)) - q->n_blocks;
+        if (!must_wait(q)) n += n_blocks_for(s, n_known(q)) - q->n_blocks;
     return n;
+}
+
+/* Blocks that could be had beside those that running sequences need for known tokens, and one more for each. */
+static int n_spare(const struct sched *s) {
+    return kv_pool_available(s->pool, s->model) - n_promised(s) - s->running.n;
 }
 
 static void plan_waiting(struct sched *s, struct plan *plan, struct room *room) {
@@ -293,7 +234,7 @@ static void plan_waiting(struct sched *s, struct plan *plan, struct room *room) 
 
 void sched_plan(struct sched *s, struct plan *plan) {
     CHECK_LT(s->n_flights, SCHED_MAX_FLIGHTS);
-    *plan = (struct plan){.items = plan->items, .finished = plan->finished};
+    *plan = (struct plan){.items = plan->items, .finished = plan->finished, .drafts = plan->drafts};
     struct room room = {.tokens = s->options.max_num_batched_tokens, .rows = s->options.max_logits_rows};
     plan_running(s, plan, &room);
     /* Memory that was taken from running sequences is not for new ones. */
@@ -301,25 +242,79 @@ void sched_plan(struct sched *s, struct plan *plan) {
     s->n_flights += plan->n_items > 0;
 }
 
+/* ---- drafts ------------------------------------------------------------------------------------------------------ */
+
+int sched_may_draft(const struct sched *s, const struct plan *plan, int i) {
+    const struct plan_item *item = &plan->items[i];
+    const struct sequence *q = item->seq;
+    if (!item->sample || item->n_tokens != 1 || item->n_rows != 1 || q->n_flights > 1) return 0;
+    int n = min_int(SCHED_MAX_DRAFTS, q->max_len - q->n_tokens - 1); /* one more than drafts may be sampled */
+    n = min_int(n, s->options.max_num_batched_tokens - plan->n_tokens);
+    return min_int(n, s->options.max_logits_rows - plan->n_rows);
+}
+
+int sched_draft(struct sched *s, struct plan *plan, int i, const int32_t *drafts, int n) {
+    struct plan_item *item = &plan->items[i];
+    struct sequence *q = item->seq;
+    CHECK_EQ(item->n_drafts, 0);
+    n = min_int(n, sched_may_draft(s, plan, i));
+    int n_new = n_blocks_for(s, q->n_tokens + n) - q->n_blocks;
+    if (n_new > 0 && n_new > n_spare(s)) n = min_int(n, q->n_blocks * s->P - q->n_tokens);
+    if (n <= 0) return 0;
+    CHECK(grow(s, q, q->n_tokens + n));
+    item->n_drafts = q->n_drafts = n;
+    item->drafts = plan->drafts + (size_t)i * SCHED_MAX_DRAFTS;
+    if (drafts) memcpy(item->drafts, drafts, (size_t)n * sizeof *drafts);
+    item->n_tokens += n;
+    item->n_rows += n;
+    plan->n_tokens += n;
+    plan->n_rows += n;
+    plan->n_sampled += n;
+    return n;
+}
+
 /* ---- commit ------------------------------------------------------------------------------------------------------ */
+
+static int n_agreeing(const int32_t *ids, const int32_t *drafts, int n) {
+    int i = 0;
+    while (i < n && ids[i] == drafts[i]) i++;
+    return i;
+}
+
+/* Takes over what an item computed, and what it sampled: ids [1 + n_drafts]. */
+static void commit_item(struct sched *s, struct plan_item *item, const int32_t *ids) {
+    struct sequence *q = item->seq;
+    int n_computed = item->first + item->n_tokens - item->n_drafts;
+    if (item->sample) {
+        item->n_accepted = n_agreeing(ids, item->drafts, item->n_drafts);
+        for (int j = 0; j <= item->n_accepted && q->reason == FINISH_NONE; j++) sequence__append(q, ids[j]);
+        n_computed = min_int(n_computed + item->n_accepted, q->n_tokens);
+    } else if (n_computed == q->max_len) {
+        q->reason = FINISH_LENGTH; /* prompt_only */
+    }
+    if (item->n_preemptions != q->n_preemptions) return;
+    q->n_computed = n_computed;
+    if (item->n_drafts) {
+        q->n_scheduled = n_computed;
+        trim(s, q);
+    }
+    CHECK_LE(q->n_computed, q->n_scheduled);
+    publish(s, q);
+}
 
 void sched_commit(struct sched *s, struct plan *plan, const int32_t *sampled) {
     CHECK_LT(0, s->n_flights);
     s->n_flights--;
     plan->n_finished = 0;
     for (int i = 0; i < plan->n_items; i++) {
-        const struct plan_item *item = &plan->items[i];
+        struct plan_item *item = &plan->items[i];
         struct sequence *q = item->seq;
         q->n_flights--;
         q->n_pending -= item->sample;
-        if (q->reason != FINISH_NONE) continue; /* ended meanwhile: what the step wrote is not to be trusted */
-        if (item->n_preemptions == q->n_preemptions) {
-            q->n_computed = item->first + item->n_tokens;
-            CHECK_LE(q->n_computed, q->n_scheduled);
-            publish(s, q);
-        }
-        if (item->sample) sequence_append(q, sampled[i]);
-        else if (item->first + item->n_tokens == q->max_len) q->reason = FINISH_LENGTH; /* prompt_only */
+        if (item->n_drafts) q->n_drafts = 0;
+        /* Who ended meanwhile takes nothing: what the step wrote is not to be trusted. */
+        if (q->reason == FINISH_NONE) commit_item(s, item, sampled);
+        if (item->sample && sampled) sampled += 1 + item->n_drafts;
     }
     for (int i = 0; i < plan->n_items; i++) {
         struct sequence *q = plan->items[i].seq;

@@ -4,6 +4,7 @@
  * share a pool. The engine thread owns it and repeats
  *
  *     sched_plan(s, plan);              who runs; blocks are allocated
+ *     sched_draft(s, plan, i, ...);     for any of its decodes: drafts to verify beside its token
  *     ... the executor runs plan ...
  *     sched_commit(s, plan, sampled);   tokens appended, full blocks published, the finished ones in plan->finished
  *
@@ -29,90 +30,44 @@
  * token that a flight will sample counts as known (n_pending): the next step may compute it, though only the device has
  * its id. A sequence that turns out to have ended, or is cancelled, keeps its blocks until the last flight that touches
  * them has landed, and what later flights sampled for it is dropped. A sequence may also be preempted while in flight:
- * the device runs steps in order, so whoever gets its blocks writes them after that flight, whose token counts. */
+ * the device runs steps in order, so whoever gets its blocks writes them after that flight, whose token counts.
+ *
+ * Drafts. A decode may carry drafts: guesses of the tokens behind the one that it computes. The step computes all of
+ * them and samples behind each; commit appends the ids that were sampled up to and with the first one that differs
+ * from its draft. An id depends on its position and on the tokens before it alone, so these are the tokens that steps
+ * without drafts would have given. The KV of drafts that were wrong is overwritten by the next step.
+ *     Drafts are guesses, so they come after everything that is certain: a step's decodes, its chunks and whom it
+ * admits are planned first, and sched_draft only hands out what is left, of tokens, rows and blocks, in the order in
+ * which it is called. Drafts preempt nobody, neither now nor later: they may take a block only while those that
+ * running sequences will need, and a spare one for each, stay available, and commit gives back what they did not
+ * fill. Only a sequence of which nothing else is in flight can have drafts, since a draft continues known tokens, and
+ * then it is not planned again until they have landed: planning ahead goes on for the others only. Who speculates
+ * should therefore let every step land before the next is planned. */
 #pragma once
 
 #include "engine/engine.h" /* enum sched_policy, enum finish_reason */
 #include "engine/kv_pool.h"
+#include "engine/sequence.h"
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-/* ---- sequence: one request, as the scheduler sees it ------------------------------------------------------------- */
-
-enum sequence_state { SEQUENCE_NEW, SEQUENCE_WAITING, SEQUENCE_RUNNING, SEQUENCE_FINISHED };
-
-struct sequence_params {
-    const int32_t *prompt; /* [n_prompt] copied */
-    int n_prompt;          /* 1 .. */
-    int max_tokens;        /* generated; 0: up to max_model_len */
-    int min_tokens;        /* below, eos and stop ids do not end it (the sampler is to forbid them) */
-    bool ignore_eos;
-    bool prompt_only;   /* compute the prompt, sample nothing */
-    bool prompt_logits; /* logits of every prompt position: see plan_item.n_rows */
-    const int32_t *eos_ids; /* [n_eos_ids] copied */
-    int n_eos_ids;
-    const int32_t *stop_token_ids; /* [n_stop_token_ids] copied */
-    int n_stop_token_ids;
-    int priority;  /* lower is earlier; only with POLICY_PRIORITY */
-    uint64_t salt; /* prefix blocks are shared only within one */
-    void *user;
-    int max_model_len; /* of the scheduler's options */
-    int P;             /* tokens per block of the model */
-};
-
-struct sequence { /* owned: one allocation, made by sequence_open on any thread */
-    /* what was asked: constant */
-    void *user;
-    int n_prompt;
-    int max_len; /* tokens it can ever have: min(n_prompt + max_tokens, max_model_len) */
-    int min_tokens;
-    bool ignore_eos, prompt_only, prompt_logits;
-    int priority;
-    uint64_t salt;
-    int n_eos_ids, n_stop_token_ids;
-    int32_t *eos_ids, *stop_token_ids;
-
-    /* tokens: prompt, then output */
-    int32_t *tokens; /* [max_len], n_tokens of them known */
-    int n_tokens;
-    int n_computed;    /* tokens whose KV is in the pool */
-    int n_scheduled;   /* n_computed and what is in flight */
-    int n_pending;     /* tokens behind n_tokens that steps in flight will sample */
-    int n_flights;     /* steps in flight that have an item of it */
-    int n_cached;      /* prompt tokens found in the prefix cache when it was first admitted: for usage */
-    int n_logits_rows; /* prompt_logits: rows planned so far; not repeated after a preemption */
-
-    /* KV */
-    int32_t *blocks; /* [max_blocks] first granules: its row of batch.block_table */
-    int n_blocks, max_blocks;
-    int n_published; /* full blocks that went through prefix_publish or came from prefix_find */
-    uint64_t serial; /* chain of the prefix cache: of block n_published - 1, or 0 */
-
-    /* standing */
-    enum sequence_state state;
-    enum finish_reason reason;     /* FINISH_NONE until it ends, or is marked to end with the step in flight */
-    int32_t stop_token;            /* the stop_token_ids entry that ended it, or -1 (then eos, or no token, did) */
-    uint64_t arrival;              /* given by sched_add */
-    int n_preemptions;
-    struct sequence *prev, *next;  /* in waiting or running */
-};
-
-/* STATUS_TOO_LARGE when the prompt leaves no room to generate within max_model_len (prompt_only needs none);
- * STATUS_NO_MEMORY. */
-int sequence_open(struct sequence **out, const struct sequence_params *params);
-void sequence_close(struct sequence *q); /* NULL is fine; not while a scheduler has it */
-
 /* ---- plan: one step ---------------------------------------------------------------------------------------------- */
 
-/* Compute tokens[first .. first + n_tokens - 1] of seq; its context is then first + n_tokens tokens long and
- * seq->blocks covers it. The last n_rows of these tokens need logits (0: none). */
+enum { SCHED_MAX_DRAFTS = 16 };
+
+/* Compute tokens[first .. first + n_tokens - 1] of seq, the last n_drafts of which are not tokens but drafts; its
+ * context is then first + n_tokens tokens long and seq->blocks covers it. The last n_rows of these need logits (0:
+ * none). */
 struct plan_item {
     struct sequence *seq;
     int first, n_tokens;
-    int n_rows;  /* 1 where the next token is sampled; with prompt_logits every prompt token of the item, once */
-    bool sample; /* from the last token's logits */
+    int n_rows;  /* one for each token that is sampled; with prompt_logits every prompt token of the item, once */
+    bool sample; /* from the logits of the last 1 + n_drafts tokens, one each */
+    int n_drafts;
+    int32_t *drafts;   /* [n_drafts] view of the plan's memory */
+    int n_accepted;    /* set by sched_commit: how many drafts in a row, from the first, were sampled as well */
     int n_preemptions; /* of seq when it was planned: if it has more at commit, it has lost the blocks that it wrote */
 };
 
@@ -121,9 +76,11 @@ struct plan {
     int n_items;                /* 0: nothing to run, do not commit. Never so while a sequence waits, unless
                                    a step is in flight or other models hold the pool */
     int n_tokens, n_rows;       /* sums over items: T and R of the batch */
+    int n_sampled;              /* sum of 1 + n_drafts over the items that sample */
     int n_preempted;            /* sequences that lost their blocks for this plan */
     struct sequence **finished; /* owned [max_num_seqs] filled by sched_commit: the caller's again */
     int n_finished;
+    int32_t *drafts;            /* owned [max_num_seqs, SCHED_MAX_DRAFTS] of item i in row i */
 };
 int plan_init(struct plan *plan, int max_num_seqs); /* STATUS_NO_MEMORY */
 void plan_deinit(struct plan *plan);                /* zeroed is fine */
@@ -176,8 +133,18 @@ bool sched_cancel(struct sched *s, struct sequence *q, enum finish_reason reason
  * planned (SCHED_MAX_FLIGHTS in all). */
 void sched_plan(struct sched *s, struct plan *plan);
 
-/* The oldest step in flight has run. sampled [n_items]: the token that item i sampled; ignored where items[i].sample is
- * false. When the step failed, sched_cancel(FINISH_ERROR) each item's sequence first; sampled may then be NULL. */
+/* How many drafts item i of the plan that was just made could verify: 0 unless it is a decode of which no other step is
+ * in flight. */
+int sched_may_draft(const struct sched *s, const struct plan *plan, int i);
+
+/* Gives item i drafts, once, before the plan is run; at most sched_may_draft are taken. drafts [n]: copied; NULL: the
+ * ids come into being on the device, and whoever runs the step puts them into item.drafts before sched_commit. Returns
+ * how many were taken. */
+int sched_draft(struct sched *s, struct plan *plan, int i, const int32_t *drafts, int n);
+
+/* The oldest step in flight has run. sampled [plan->n_sampled]: item after item, of those that sample, the 1 + n_drafts
+ * ids that it sampled, in order of position. When the step failed, sched_cancel(FINISH_ERROR) each item's sequence
+ * first; sampled may then be NULL. */
 void sched_commit(struct sched *s, struct plan *plan, const int32_t *sampled);
 
 struct sched_stats {

@@ -9,7 +9,7 @@ struct rig {
     struct kv_pool *pool;
     struct sched sched;
     struct plan plan;
-    int32_t sampled[16];
+    int32_t sampled[32];
     int32_t next_token;
 };
 
@@ -60,7 +60,7 @@ static void plan(struct rig *rig) {
     kv_pool_check(rig->pool);
 }
 static void commit(struct rig *rig) {
-    for (int i = 0; i < rig->plan.n_items; i++) rig->sampled[i] = rig->next_token;
+    for (int i = 0; i < rig->plan.n_sampled; i++) rig->sampled[i] = rig->next_token;
     sched_commit(&rig->sched, &rig->plan, rig->sampled);
     kv_pool_check(rig->pool);
 }
@@ -519,6 +519,186 @@ Test(sched, a_failed_step_leaves_nothing_behind) {
     sched_commit(&rig.sched, &rig.plan, NULL);
     cr_assert(rig.plan.n_finished == 1 && a->reason == FINISH_ERROR);
     cr_assert_eq(kv_pool_stats(rig.pool, 0).n_free, 64);
+    sequence_close(a);
+    rig_close(&rig);
+}
+
+/* ---- drafts ------------------------------------------------------------------------------------------------------ */
+
+/* Commits a step of one item that samples 1, 2, 3, ... */
+static void commit_counting(struct rig *rig) {
+    for (int i = 0; i < rig->plan.n_sampled; i++) rig->sampled[i] = i + 1;
+    sched_commit(&rig->sched, &rig->plan, rig->sampled);
+    kv_pool_check(rig->pool);
+}
+static const int32_t right[] = {1, 2, 3, 4, 5, 6, 7, 8}, wrong_third[] = {1, 2, 9, 4, 5, 6, 7, 8};
+
+Test(sched_drafts, are_verified_in_one_step) {
+    struct rig rig = rig_open(64, usual);
+    struct sequence *q = submit(&rig, 100, (struct sequence_params){.n_prompt = 7});
+    plan(&rig);
+    cr_assert_eq(sched_may_draft(&rig.sched, &rig.plan, 0), 0); /* a chunk */
+    cr_assert_eq(sched_draft(&rig.sched, &rig.plan, 0, right, 3), 0);
+    commit(&rig);
+    plan(&rig); /* token 7 of 8, then five drafts: 13 tokens in 4 blocks */
+    cr_assert_eq(sched_may_draft(&rig.sched, &rig.plan, 0), 7); /* 8 rows */
+    cr_assert_eq(sched_draft(&rig.sched, &rig.plan, 0, wrong_third, 5), 5);
+    expect_item(&rig, 0, q, 7, 6, 6, true);
+    cr_assert(rig.plan.n_tokens == 6 && rig.plan.n_rows == 6 && rig.plan.n_sampled == 6);
+    cr_assert(q->n_blocks == 4 && q->n_drafts == 5);
+    cr_assert_arr_eq(rig.plan.items[0].drafts, wrong_third, 5 * sizeof *right);
+    commit_counting(&rig);
+    cr_assert_eq(rig.plan.items[0].n_accepted, 2);
+    cr_assert(q->n_tokens == 11 && q->tokens[8] == 1 && q->tokens[9] == 2 && q->tokens[10] == 3);
+    cr_assert(q->n_computed == 10 && q->n_scheduled == 10 && q->n_drafts == 0 && q->n_flights == 0);
+    cr_assert(q->n_blocks == 3 && q->n_published == 2); /* the fourth block, of drafts alone, is given back */
+    plan(&rig);
+    expect_item(&rig, 0, q, 10, 1, 1, true);
+    cr_assert_eq(sched_draft(&rig.sched, &rig.plan, 0, NULL, 2), 2); /* ids that come later */
+    memcpy(rig.plan.items[0].drafts, right, 2 * sizeof *right);
+    commit_counting(&rig);
+    cr_assert(rig.plan.items[0].n_accepted == 2 && q->n_tokens == 14 && q->n_computed == 13 && q->n_published == 3);
+    rig_close(&rig);
+}
+
+Test(sched_drafts, what_was_published_is_what_was_accepted) {
+    struct rig rig = rig_open(64, usual);
+    struct sequence *q = submit(&rig, 100, (struct sequence_params){.n_prompt = 7, .max_tokens = 9});
+    step(&rig);
+    plan(&rig);
+    cr_assert_eq(sched_draft(&rig.sched, &rig.plan, 0, wrong_third, 7), 7); /* positions 8 .. 14 */
+    commit_counting(&rig);
+    sched_cancel(&rig.sched, q, FINISH_CANCELLED);
+    cr_assert_eq(kv_pool_stats(rig.pool, 0).n_cached, 2); /* 10 tokens were right */
+    cr_assert_eq(kv_pool_stats(rig.pool, 0).n_used, 0);
+    sequence_close(q);
+    rig_close(&rig);
+}
+
+Test(sched_drafts, an_end_among_them_drops_the_rest) {
+    static const int32_t eos[] = {3};
+    for (int min_tokens = 0; min_tokens < 10; min_tokens++) {
+        struct rig rig = rig_open(64, usual);
+        struct sequence *q = submit(&rig, 100, (struct sequence_params){
+            .n_prompt = 7, .max_tokens = 30, .min_tokens = min_tokens, .eos_ids = eos, .n_eos_ids = 1});
+        step(&rig);
+        plan(&rig);
+        cr_assert_eq(sched_draft(&rig.sched, &rig.plan, 0, right, 6), 6);
+        commit_counting(&rig);
+        if (min_tokens <= 4) { /* it is the fourth token: one came with the prompt */
+            cr_assert(q->reason == FINISH_STOP && q->n_tokens == 11 && rig.plan.n_finished == 1);
+            cr_assert_eq(kv_pool_stats(rig.pool, 0).n_cached, 2); /* of 11 tokens */
+            sequence_close(q);
+        } else {
+            cr_assert(q->reason == FINISH_NONE && q->n_tokens == 15 && q->n_computed == 14);
+        }
+        rig_close(&rig);
+    }
+}
+
+Test(sched_drafts, end_with_the_sequence) {
+    struct rig rig = rig_open(64, usual);
+    struct sequence *q = submit(&rig, 100, (struct sequence_params){.n_prompt = 7, .max_tokens = 5});
+    step(&rig);
+    plan(&rig);
+    cr_assert_eq(sched_draft(&rig.sched, &rig.plan, 0, right, 8), 3); /* and the one behind them is the last */
+    commit_counting(&rig);
+    cr_assert(q->reason == FINISH_LENGTH && q->n_tokens == 12 && q->state == SEQUENCE_FINISHED);
+    sequence_close(q);
+
+    q = submit(&rig, 200, (struct sequence_params){.n_prompt = 7, .max_tokens = 2});
+    step(&rig);
+    plan(&rig);
+    cr_assert_eq(sched_draft(&rig.sched, &rig.plan, 0, right, 8), 0);
+    commit(&rig);
+    sequence_close(q);
+    rig_close(&rig);
+}
+
+Test(sched_drafts, come_after_all_that_is_certain) {
+    struct rig rig = rig_open(64, usual); /* 16 tokens, 8 rows, 4 sequences */
+    struct sequence *a = submit(&rig, 100, (struct sequence_params){.n_prompt = 4});
+    struct sequence *b = submit(&rig, 200, (struct sequence_params){.n_prompt = 4});
+    step(&rig);
+    struct sequence *c = submit(&rig, 300, (struct sequence_params){.n_prompt = 25});
+    plan(&rig); /* the chunk takes all there is */
+    expect_item(&rig, 2, c, 0, 14, 0, false);
+    cr_assert(sched_draft(&rig.sched, &rig.plan, 0, right, 3) == 0 && a->n_drafts == 0);
+    commit(&rig);
+    plan(&rig); /* 11 to go: three tokens are left */
+    cr_assert_eq(sched_draft(&rig.sched, &rig.plan, 1, right, 2), 2);
+    cr_assert_eq(sched_draft(&rig.sched, &rig.plan, 0, right, 2), 1);
+    cr_assert_eq(sched_may_draft(&rig.sched, &rig.plan, 2), 0);
+    cr_assert(rig.plan.n_tokens == 16 && rig.plan.n_rows == 6 && rig.plan.n_sampled == 6);
+    commit(&rig); /* 1 everywhere: one draft of each is right */
+    cr_assert(a->n_tokens == 8 && b->n_tokens == 8 && c->n_tokens == 26);
+    plan(&rig); /* three decodes: five rows are left of eight */
+    cr_assert_eq(sched_draft(&rig.sched, &rig.plan, 0, right, 4), 4);
+    cr_assert_eq(sched_draft(&rig.sched, &rig.plan, 2, right, 4), 1);
+    cr_assert_eq(sched_draft(&rig.sched, &rig.plan, 1, right, 4), 0);
+    commit(&rig);
+    rig_close(&rig);
+}
+
+Test(sched_drafts, take_no_block_that_is_needed) {
+    struct rig rig = rig_open(5, usual);
+    struct sequence *a = submit(&rig, 100, (struct sequence_params){.n_prompt = 5, .max_tokens = 12});
+    struct sequence *b = submit(&rig, 200, (struct sequence_params){.n_prompt = 3, .max_tokens = 5});
+    step(&rig);
+    plan(&rig); /* a: token 5, two blocks, of which two places are free; b: token 3, one block */
+    cr_assert(a->n_blocks == 2 && b->n_blocks == 1 && kv_pool_available(rig.pool, 0) == 2);
+    cr_assert_eq(sched_draft(&rig.sched, &rig.plan, 0, right, 4), 2); /* two spare blocks: none for a guess */
+    cr_assert_eq(sched_draft(&rig.sched, &rig.plan, 1, right, 4), 0);
+    cr_assert(a->n_blocks == 2 && rig.plan.n_preempted == 0);
+    commit(&rig);
+    sched_cancel(&rig.sched, b, FINISH_CANCELLED);
+    sequence_close(b);
+    plan(&rig); /* a: token 7 in a full second block; one spare block is to stay */
+    cr_assert(a->n_computed == 7 && kv_pool_available(rig.pool, 0) == 3);
+    cr_assert_eq(sched_draft(&rig.sched, &rig.plan, 0, right, 4), 4);
+    cr_assert_eq(a->n_blocks, 3);
+    commit(&rig);
+    rig_close(&rig);
+}
+
+Test(sched_drafts, hold_their_sequence_until_they_land) {
+    struct rig rig = rig_open(64, usual);
+    struct sequence *a = submit(&rig, 100, (struct sequence_params){.n_prompt = 5});
+    struct sequence *b = submit(&rig, 200, (struct sequence_params){.n_prompt = 5});
+    step(&rig);
+    plan(&rig);
+    struct plan next;
+    cr_assert_eq(plan_init(&next, usual.max_num_seqs), STATUS_OK);
+    cr_assert_eq(sched_draft(&rig.sched, &rig.plan, 0, right, 2), 2);
+    sched_plan(&rig.sched, &next); /* ahead: b alone, whose next token the device has */
+    cr_assert(next.n_items == 1 && next.items[0].seq == b && next.items[0].first == 6);
+    cr_assert_eq(sched_may_draft(&rig.sched, &next, 0), 0); /* drafts continue known tokens */
+    commit(&rig);
+    cr_assert(a->n_tokens == 8 && b->n_tokens == 7); /* 1 1 against 1 2 */
+    plan(&rig);
+    expect_item(&rig, 0, a, 7, 1, 1, true);
+    expect_item(&rig, 1, b, 7, 1, 1, true);
+    cr_assert_eq(sched_may_draft(&rig.sched, &rig.plan, 0), 6);
+    cr_assert_eq(sched_may_draft(&rig.sched, &rig.plan, 1), 0);
+    int32_t one[] = {1};
+    sched_commit(&rig.sched, &next, one);
+    commit(&rig);
+    plan_deinit(&next);
+    rig_close(&rig);
+}
+
+Test(sched_drafts, of_a_cancelled_sequence_are_dropped) {
+    struct rig rig = rig_open(64, usual);
+    struct sequence *a = submit(&rig, 100, (struct sequence_params){.n_prompt = 5});
+    struct sequence *b = submit(&rig, 200, (struct sequence_params){.n_prompt = 5});
+    step(&rig);
+    plan(&rig);
+    cr_assert_eq(sched_draft(&rig.sched, &rig.plan, 0, right, 3), 3);
+    cr_assert_eq(sched_draft(&rig.sched, &rig.plan, 1, right, 1), 1);
+    cr_assert_not(sched_cancel(&rig.sched, a, FINISH_CANCELLED));
+    commit_counting(&rig); /* a: 1 2 3 4; b: 5 6 */
+    cr_assert(rig.plan.n_finished == 1 && rig.plan.finished[0] == a && a->n_tokens == 6);
+    cr_assert(b->n_tokens == 7 && b->tokens[6] == 5 && rig.plan.items[1].n_accepted == 0);
     sequence_close(a);
     rig_close(&rig);
 }

@@ -8,8 +8,9 @@
  * the table. kv[t - 1] is read back too, so a block that was lost, shared wrongly, written twice, published too early
  * or found under a wrong key changes the tokens. The tokens must be those of the same request run alone, which need no
  * pool to compute. Steps are committed at once, or one step late: then a step is planned (and run, as a device would,
- * in order) before the one ahead of it is committed, and takes tokens that only the device knows. After each call the
- * plan is held against the promises of sched.h, and every few steps the whole pool is walked. */
+ * in order) before the one ahead of it is committed, and takes tokens that only the device knows. Some of the loads
+ * speculate: decodes get drafts, of which some are right and some are not. After each call the plan is held against
+ * the promises of sched.h, and every few steps the whole pool is walked. */
 #include "engine/prefix_cache.h"
 #include "engine/sched.h"
 
@@ -66,17 +67,18 @@ struct sim { /* one model */
     int model;
     struct sched sched;
     struct plan plans[SCHED_MAX_FLIGHTS];
-    int32_t sampled[SCHED_MAX_FLIGHTS][MAX_LIVE];
+    int32_t sampled[SCHED_MAX_FLIGHTS][MAX_LIVE * (1 + SCHED_MAX_DRAFTS)];
     bool fault[SCHED_MAX_FLIGHTS];
     int first, n_flights; /* plans in flight: first, first + 1, ... */
     int n_live;
     struct request *live[MAX_LIVE];
-    uint64_t n_steps, n_finished, n_cancelled, n_cached;
+    uint64_t n_steps, n_finished, n_cancelled, n_cached, n_drafts, n_accepted;
 };
 
 struct world {
     const struct config *config;
-    bool ahead; /* a step is planned before the one ahead of it is committed */
+    bool ahead;  /* a step is planned before the one ahead of it is committed */
+    bool drafts; /* decodes get drafts */
     struct kv_pool *pool;
     uint64_t *kv; /* [n_granules, MAX_P] */
     struct sim sims[2];
@@ -228,8 +230,8 @@ static bool has_guarantee(const struct config *config, int model) {
 static int n_known(const struct sequence *q) { return q->n_tokens + q->n_pending; }
 
 /* Whether q has nothing to do but wait for a step in flight. */
-static bool is_ending(const struct sequence *q) {
-    return q->reason != FINISH_NONE || (q->n_pending && n_known(q) == q->max_len);
+static bool must_wait(const struct sequence *q) {
+    return q->reason != FINISH_NONE || q->n_drafts || (q->n_pending && n_known(q) == q->max_len);
 }
 
 static void check_plan(const struct world *w, const struct sim *sim, const struct plan *plan,
@@ -272,7 +274,7 @@ static void check_plan(const struct world *w, const struct sim *sim, const struc
     /* Every decode that still runs is in the plan, and so is the first in the order. */
     for (const struct sequence *q = s->running.head; q; q = q->next)
         if (q->n_tokens - q->n_computed == 1 || q == s->running.head)
-            CHECK(q->n_computed < q->n_scheduled || is_ending(q));
+            CHECK(q->n_computed < q->n_scheduled || must_wait(q));
     /* No token of the budget is wasted while a running prompt could use it. */
     if (o->chunked_prefill && !plan->n_preempted && n_tokens < o->max_num_batched_tokens)
         for (int i = 0; i < plan->n_items; i++) {
@@ -332,26 +334,35 @@ static uint64_t kv_read(const struct world *w, const struct sequence *q, int mod
     return value;
 }
 
-/* Runs an item as the executor would; `fault` leaves rubbish behind instead. Returns what it samples. */
-static int32_t run(struct world *w, int model, const struct plan_item *item, bool fault) {
+/* What the executor reads at position t. */
+static int32_t token_at(const struct plan_item *item, int t) {
+    const struct sequence *q = item->seq;
+    if (t < q->n_tokens) return q->tokens[t];
+    if (item->n_drafts) return item->drafts[t - q->n_tokens];
+    CHECK_EQ(t, q->n_tokens);
+    return ((const struct request *)q->user)->device_token;
+}
+
+/* Runs an item as the executor would; `fault` leaves rubbish behind instead. Returns how many ids it samples. */
+static int run(struct world *w, int model, const struct plan_item *item, bool fault, int32_t *ids) {
     const struct sequence *q = item->seq;
     struct request *r = q->user;
-    int end = item->first + item->n_tokens;
-    uint64_t kv = item->first ? kv_read(w, q, model, item->first - 1) : kv_start(q->salt, model);
-    CHECK_LE(end, q->n_tokens + 1);
+    const int end = item->first + item->n_tokens, n_sampled = item->sample ? 1 + item->n_drafts : 0;
+    uint64_t kv = item->first ? kv_read(w, q, model, item->first - 1) : kv_start(q->salt, model), all = 0;
     for (int t = item->first; t < end; t++) {
-        kv = kv_of(kv, t < q->n_tokens ? q->tokens[t] : r->device_token);
+        kv = kv_of(kv, token_at(item, t));
         for (int g = 0; g < w->config->block_granules[model]; g++) *kv_at(w, q, model, t, g) = fault ? 99 : kv;
     }
-    if (fault) return -1;
+    if (fault) return n_sampled;
     for (int t = end - item->n_rows; t < end; t++) {
         bool only_sampled = item->sample && t == end - 1 && r->rows[t]; /* after a preemption */
         if (t < q->n_prompt && q->prompt_logits && r->cancelled == FINISH_NONE && !only_sampled) r->rows[t]++;
     }
-    uint64_t all = 0;
-    for (int t = 0; t < end; t++) all = mix(all, kv_read(w, q, model, t));
-    if (item->sample) r->device_token = (int32_t)(all % VOCAB);
-    return item->sample ? r->device_token : -1;
+    for (int t = 0; t < end; t++) {
+        all = mix(all, kv_read(w, q, model, t));
+        if (t >= end - n_sampled) ids[t - (end - n_sampled)] = r->device_token = (int32_t)(all % VOCAB);
+    }
+    return n_sampled;
 }
 
 static void some_cancels(struct world *w, struct sim *sim) {
@@ -369,10 +380,66 @@ static void commit(struct world *w, struct sim *sim) {
     }
     sched_commit(&sim->sched, plan, sim->fault[slot] ? NULL : sim->sampled[slot]);
     sim->n_steps++;
+    for (int i = 0; i < plan->n_items; i++) sim->n_accepted += (uint64_t)plan->items[i].n_accepted;
     for (int i = 0; i < plan->n_finished; i++) reap(w, plan->finished[i]);
     check_lists(&sim->sched);
     if (sim->sched.options.policy == POLICY_FCFS && has_guarantee(w->config, sim->model))
         for (int i = 0; i < sim->n_live; i++) CHECK_LT(sim->n_steps, sim->live[i]->deadline);
+}
+
+/* Blocks beyond those of running sequences' tokens and one spare block for each. */
+static int n_spare(const struct sched *s) {
+    int n = kv_pool_available(s->pool, s->model) - s->running.n;
+    for (const struct sequence *q = s->running.head; q; q = q->next)
+        if (!must_wait(q)) n -= (n_known(q) + s->P - 1) / s->P - q->n_blocks;
+    return n;
+}
+
+/* Gives drafts to some of a plan's items: the right ones up to a random place, then random ones. */
+static void give_drafts(struct world *w, struct sim *sim, struct plan *plan) {
+    struct sched *s = &sim->sched;
+    const int first = below(plan->n_items), kind = below(4);
+    for (int j = 0; j < plan->n_items; j++) {
+        const int i = (first + j) % plan->n_items; /* in any order */
+        struct plan_item *item = &plan->items[i];
+        const struct plan_item before = *item;
+        struct sequence *q = item->seq;
+        const struct request *r = q->user;
+        int32_t drafts[SCHED_MAX_DRAFTS + 4];
+        if (kind == 0 || one_in(5)) continue;
+        const int most = sched_may_draft(s, plan, i), n = kind == 1 ? SCHED_MAX_DRAFTS + 4 : 1 + below(6);
+        const int right = kind == 2 ? n : below(n + 1), n_blocks = q->n_blocks;
+        for (int d = 0; d < n; d++) {
+            const int at = q->n_tokens + d;
+            drafts[d] = d < right && at < r->n_expected ? r->expected[at] : below(VOCAB);
+        }
+        const bool late = one_in(2); /* as a draft model's, which the device alone knows */
+        const int taken = sched_draft(s, plan, i, late ? NULL : drafts, n);
+        for (int d = 0; late && d < taken; d++) item->drafts[d] = drafts[d];
+        sim->n_drafts += (uint64_t)taken;
+        CHECK(taken >= 0 && taken <= n && taken <= most && taken == item->n_drafts && taken == q->n_drafts);
+        CHECK(item->n_tokens == before.n_tokens + taken && item->n_rows == before.n_rows + taken);
+        CHECK(item->first == before.first && item->sample == before.sample);
+        if (!taken) continue;
+        const int end = item->first + item->n_tokens;
+        CHECK(q->n_flights == 1 && before.n_tokens == 1 && before.sample && item->first == q->n_tokens - 1);
+        CHECK_LT(end, q->max_len);
+        CHECK_LE(end, q->n_blocks * s->P);
+        if (q->n_blocks > n_blocks) CHECK_LE(0, n_spare(s));
+        for (int b = item->first / s->P; b * s->P < end; b++) {
+            const struct kv_block *block = &w->pool->blocks[kv__block_of(w->pool, q->blocks[b])];
+            CHECK(block->refs == 1 && !block->serial);
+        }
+    }
+    CHECK_LE(plan->n_tokens, s->options.max_num_batched_tokens);
+    CHECK_LE(plan->n_rows, s->options.max_logits_rows);
+}
+
+/* Whether drafts in flight hold a block that their sequence would not have without them. */
+static bool drafts_hold_blocks(const struct sched *s) {
+    for (const struct sequence *q = s->running.head; q; q = q->next)
+        if (q->n_drafts && q->n_blocks > (q->n_tokens + s->P - 1) / s->P) return true;
+    return false;
 }
 
 static void plan_and_run(struct world *w, struct sim *sim) {
@@ -381,25 +448,30 @@ static void plan_and_run(struct world *w, struct sim *sim) {
     struct plan *plan = &sim->plans[slot];
     int n = 0;
     for (const struct sequence *q = sim->sched.running.head; q; q = q->next) was_running[n++] = q;
+    const bool held = drafts_hold_blocks(&sim->sched);
     sched_plan(&sim->sched, plan);
     check_lists(&sim->sched);
     check_plan(w, sim, plan, was_running, n);
+    if (held && w->config->n_models == 1) CHECK_EQ(plan->n_preempted, 0);
     if (!plan->n_items) { /* nothing to do before the step in flight has landed */
         if (sim->n_flights) commit(w, sim);
         return;
     }
+    if (w->drafts) give_drafts(w, sim, plan);
     sim->fault[slot] = one_in(500);
-    for (int i = 0; i < plan->n_items; i++)
-        sim->sampled[slot][i] = run(w, sim->model, &plan->items[i], sim->fault[slot]);
+    int32_t *ids = sim->sampled[slot];
+    for (int i = 0; i < plan->n_items; i++) ids += run(w, sim->model, &plan->items[i], sim->fault[slot], ids);
+    CHECK_EQ(ids - sim->sampled[slot], plan->n_sampled);
     sim->n_flights++;
 }
 
-static void simulate(const struct config *config, bool ahead, uint64_t seed, int n_steps) {
+static void simulate(const struct config *config, bool ahead, bool drafts, uint64_t seed, int n_steps) {
     random_state = seed;
     struct world *w = calloc(1, sizeof *w);
     CHECK(w);
     w->config = config;
     w->ahead = ahead;
+    w->drafts = drafts;
     w->kv = calloc((size_t)config->n_granules * MAX_P, sizeof *w->kv);
     CHECK(w->kv);
     struct kv_pool_options options = {
@@ -458,10 +530,11 @@ static void simulate(const struct config *config, bool ahead, uint64_t seed, int
         if (config->n_models == 1) CHECK_EQ(stats.n_cached + stats.n_free, stats.n_blocks);
         if (!config->prefix_cache) CHECK_EQ(stats.n_cached, 0);
         cr_log_info("%-22s model %d: %llu steps, %llu finished, %llu cancelled, %llu tokens cached, %llu preempted, "
-                    "%llu blocks evicted\n",
+                    "%llu blocks evicted, %llu of %llu drafts accepted\n",
                     config->name, m, (unsigned long long)sim->n_steps, (unsigned long long)sim->n_finished,
                     (unsigned long long)sim->n_cancelled, (unsigned long long)sim->n_cached,
-                    (unsigned long long)sim->sched.n_preemptions, (unsigned long long)stats.n_evictions);
+                    (unsigned long long)sim->sched.n_preemptions, (unsigned long long)stats.n_evictions,
+                    (unsigned long long)sim->n_accepted, (unsigned long long)sim->n_drafts);
         for (int i = 0; i < SCHED_MAX_FLIGHTS; i++) plan_deinit(&sim->plans[i]);
     }
     kv_pool_close(w->pool);
@@ -522,7 +595,7 @@ enum { STEPS = 10000 };
 
 static void simulate_all(const struct config *configs, size_t n, uint64_t seed) {
     for (size_t i = 0; i < n; i++)
-        for (int ahead = 0; ahead < 2; ahead++) simulate(&configs[i], ahead, seed + i, STEPS);
+        for (int kind = 0; kind < 4; kind++) simulate(&configs[i], kind % 2, kind / 2, seed + i, STEPS);
 }
 
 Test(sched_random, one_model_seed_1) { simulate_all(one_model, sizeof one_model / sizeof *one_model, 1000); }
