@@ -104,7 +104,7 @@ int engine__open_scheduler(struct engine *e, int model, char *err, size_t err_by
     };
     int status = sched_init(&e->sched, &sched, e->deployment->pool, model, err, err_bytes);
     if (status) return status;
-    e->sampled = malloc((size_t)o->max_num_seqs * sizeof *e->sampled);
+    e->sampled = malloc((size_t)e->runner.options.max_rows * sizeof *e->sampled);
     for (int i = 0; i < RUNNER_SLOTS && !status; i++) status = plan_init(&e->plans[i], o->max_num_seqs);
     if (status || !e->sampled) return fail(err, err_bytes, STATUS_NO_MEMORY, "out of memory for the scheduler");
     return 0;
@@ -167,7 +167,8 @@ int engine__configure(struct engine *e, char *err, size_t err_bytes) {
 
 struct runner_options engine__runner_options(const struct engine *e) {
     const struct engine_options *o = &e->options;
-    const int rows = o->max_num_seqs > 64 ? o->max_num_seqs : 64;
+    /* Beyond a row for every sequence: rows of prompts that want logprobs, and drafts; many sequences draft little. */
+    const int rows = (o->max_num_seqs > 64 ? o->max_num_seqs : 64) + 32 * e->speculation.max_drafts;
     return (struct runner_options){
         .backend = o->backend,
         .n_threads = o->n_threads,

@@ -36,7 +36,7 @@ struct engine {
     struct plan plans[RUNNER_SLOTS]; /* plans[slot] is on its way from launch to land */
     double launched[RUNNER_SLOTS];   /* when */
     int slot;                        /* of the next step */
-    int32_t *sampled;                /* [max_num_seqs] */
+    int32_t *sampled;                /* [max_rows of the runner] */
     uint64_t n_cancels_done;
     struct engine_stats figures; /* its own copy */
 

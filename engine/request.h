@@ -39,6 +39,7 @@ struct request {
     uint32_t count_mask;
     int n_counts, n_counted;
     int sampled_at; /* engine thread: where in the runner's device_ids the latest step for it samples */
+    int drafts_at;  /* engine thread: where there its drafts of this step begin; -1: the plan has them, or none */
 
     /* results, engine to client */
     struct token_logprob *logprobs;        /* owned [max output, 1 + n_logprobs] or NULL */

@@ -72,13 +72,14 @@ int runner_load(struct runner *r, const struct checkpoint *checkpoint, const str
     if (status) return status;
 
     const size_t batch_ints = batch_arrays_ints(o->max_tokens, o->max_seqs, o->max_rows, widest_table(o));
-    const size_t rows = (size_t)o->max_rows;
-    r->device_ids = exec_alloc(r->exec, RUNNER_SLOTS * rows * sizeof *r->device_ids);
+    const size_t rows = (size_t)o->max_rows, drafted = SCHED_MAX_DRAFTS * (size_t)o->max_seqs;
+    r->device_ids = exec_alloc(r->exec, (RUNNER_SLOTS * rows + drafted) * sizeof *r->device_ids);
+    r->drafted = exec_alloc_host(r->exec, drafted * sizeof *r->drafted);
     r->device_batch = exec_alloc(r->exec, batch_ints * sizeof(int32_t));
     r->device_logprobs = exec_alloc(r->exec, rows * (1 + (size_t)o->max_logprobs) * sizeof(struct token_logprob));
     r->sample = malloc(rows * sizeof *r->sample);
     r->graphs = calloc(MAX_GRAPHS, sizeof *r->graphs);
-    bool complete = r->device_ids && r->device_batch && r->device_logprobs && r->sample && r->graphs;
+    bool complete = r->device_ids && r->drafted && r->device_batch && r->device_logprobs && r->sample && r->graphs;
     for (int i = 0; i < RUNNER_SLOTS; i++) complete &= open_flight(&r->flights[i], r->exec, o, batch_ints);
     if (complete) return 0;
     return fail(err, err_bytes, STATUS_NO_MEMORY,
@@ -108,6 +109,7 @@ void runner_close(struct runner *r) {
     for (int i = 0; i < RUNNER_SLOTS; i++) close_flight(&r->flights[i], r->exec);
     model_deinit(&r->model, r->exec);
     exec_free(r->exec, r->device_ids);
+    exec_free_host(r->exec, r->drafted);
     exec_free(r->exec, r->device_batch);
     exec_free(r->exec, r->device_logprobs);
     free(r->sample);
@@ -129,16 +131,25 @@ static int order_items(int *order, const struct plan *plan) {
     return n_decode;
 }
 
-/* Token `position` of a sequence as the device is to read it: an id, or where in device_ids it will be. */
-static int32_t token_at(const struct sequence *q, int position) {
+/* Where in device_ids the ids of a flight begin, and those that a draft model makes: [SCHED_MAX_DRAFTS, max_seqs]. */
+static int ids_at(const struct runner *r, int slot) { return slot * r->options.max_rows; }
+static int drafts_at(const struct runner *r) { return ids_at(r, RUNNER_SLOTS); }
+
+/* Where draft j of a sequence will be in device_ids, if the device makes it. */
+static int draft_at(const struct runner *r, const struct request *request, int j) {
+    return request->drafts_at + j * r->options.max_seqs;
+}
+
+/* Token `position` of an item as the device is to read it: an id, or where in device_ids it will be. */
+static int32_t token_at(const struct runner *r, const struct plan_item *item, int position) {
+    const struct sequence *q = item->seq;
     const struct request *request = q->user;
+    const int draft = position - (item->first + item->n_tokens - item->n_drafts);
+    if (draft >= 0) return request->drafts_at < 0 ? item->drafts[draft] : -1 - draft_at(r, request, draft);
     if (position < q->n_tokens) return q->tokens[position];
     CHECK_EQ(position, q->n_tokens);
     return -1 - request->sampled_at;
 }
-
-/* Where in device_ids the ids of a flight begin. */
-static int ids_at(const struct runner *r, int slot) { return slot * r->options.max_rows; }
 
 /* The plan as flat arrays: filled on the host, copied to the device in one piece. */
 static struct batch make_batch(struct runner *r, int slot, const struct plan *plan) {
@@ -154,8 +165,7 @@ static struct batch make_batch(struct runner *r, int slot, const struct plan *pl
     struct batch_arrays a =
         batch_arrays_at(f->batch, plan->n_tokens, plan->n_items, plan->n_rows, batch_width(n_blocks));
     const int n_decode = order_items(f->order, plan);
-    for (int b = 0; b < a.B; b++) asked += plan->items[b].sample; /* asked rows begin behind the sampled ones */
-    f->n_sampled = asked;
+    f->n_sampled = asked = plan->n_sampled; /* asked rows begin behind the sampled ones */
     f->R = a.R;
     for (int b = 0; b < a.B; b++) {
         const struct plan_item *item = &plan->items[f->order[b]];
@@ -167,15 +177,15 @@ static struct batch make_batch(struct runner *r, int slot, const struct plan *pl
         f->row_of_item[f->order[b]] = -1;
         for (int i = 0; i < item->n_tokens; i++, t++) {
             const int position = item->first + i;
-            a.tokens[t] = token_at(q, position);
+            a.tokens[t] = token_at(r, item, position);
             a.positions[t] = position;
             a.seq_of[t] = b;
             if (item->n_tokens - i > item->n_rows) continue;
-            const bool last = item->sample && i == item->n_tokens - 1;
-            const int row = last ? sampled++ : asked++;
+            const bool samples = item->sample && item->n_tokens - i <= 1 + item->n_drafts;
+            const int row = samples ? sampled++ : asked++;
             a.logits_rows[row] = t;
-            f->rows[row] = (struct row_of){q->user, position};
-            if (last) f->row_of_item[f->order[b]] = row;
+            f->rows[row] = (struct row_of){q->user, position, t};
+            if (samples && f->row_of_item[f->order[b]] < 0) f->row_of_item[f->order[b]] = row;
         }
         batch_set_blocks(&a, b, q->blocks, q->n_blocks);
     }
@@ -192,17 +202,29 @@ static struct batch make_batch(struct runner *r, int slot, const struct plan *pl
 
 /* ---- the step ---------------------------------------------------------------------------------------------------- */
 
-/* The sampler's parameters of the sampled rows; a token that only the device knows counts through `pending`. */
-static unsigned set_sampler(struct runner *r, int slot, const struct plan *plan) {
+/* The sampler's parameters of the sampled rows. Tokens that the host does not know yet, or that are only drafts, count
+ * through `pending`: the draft of row j has the j before it. */
+static unsigned set_sampler(struct runner *r, int slot, const struct plan *plan, const struct batch *batch) {
     struct flight *f = &r->flights[slot];
     for (int i = 0; i < plan->n_items; i++) {
         const struct plan_item *item = &plan->items[i];
         if (!item->sample) continue;
         struct request *request = item->seq->user;
-        const int position = item->first + item->n_tokens;
-        struct sample_params *p = &r->sample[f->row_of_item[i]];
-        *p = request_sample_params(request, position);
-        if (position > item->seq->n_tokens) p->pending = r->device_ids + request->sampled_at;
+        const int row = f->row_of_item[i], known = item->first + item->n_tokens - item->n_drafts;
+        for (int j = 0; j <= item->n_drafts; j++) {
+            struct sample_params *p = &r->sample[row + j];
+            *p = request_sample_params(request, known + j);
+            p->n_pending = j;
+            if (known > item->seq->n_tokens) {
+                p->pending = r->device_ids + request->sampled_at;
+                p->n_pending = 1;
+            } else if (request->drafts_at >= 0) {
+                p->pending = r->device_ids + request->drafts_at;
+                p->pending_gap = r->options.max_seqs - 1;
+            } else if (j) {
+                p->pending = batch->tokens + f->rows[row].token + 1;
+            }
+        }
     }
     return sample_set(r->exec, r->sample, f->n_sampled, r->model.config.vocab);
 }
@@ -288,11 +310,21 @@ static void fetch_wishes(struct runner *r, int slot) {
 static int begin_mark(int slot) { return 2 * slot; }
 static int end_mark(int slot) { return 2 * slot + 1; }
 
+/* Drafts of the item that has the most of those that the device makes. */
+static int most_drafted(const struct plan *plan) {
+    int most = 0;
+    for (int i = 0; i < plan->n_items; i++) {
+        const struct request *request = plan->items[i].seq->user;
+        if (request->drafts_at >= 0 && plan->items[i].n_drafts > most) most = plan->items[i].n_drafts;
+    }
+    return most;
+}
+
 void runner_launch(struct runner *r, int slot, const struct plan *plan) {
     struct flight *f = &r->flights[slot];
     exec_record(r->exec, begin_mark(slot));
     const struct batch batch = make_batch(r, slot, plan);
-    const unsigned stages = set_sampler(r, slot, plan);
+    const unsigned stages = set_sampler(r, slot, plan, &batch);
     const bool wishes = set_wishes(r, f), decodes = batch.n_decode == batch.B && f->n_sampled == batch.B;
     struct exec_graph *graph =
         r->options.use_graphs && decodes && !wishes ? find_graph(r, slot, &batch, stages) : NULL;
@@ -301,6 +333,9 @@ void runner_launch(struct runner *r, int slot, const struct plan *plan) {
     else
         run(r, slot, &batch, stages);
     exec_download_async(r->exec, f->ids, r->device_ids + ids_at(r, slot), (size_t)f->n_sampled * sizeof *f->ids);
+    const int n_drafted = most_drafted(plan) * r->options.max_seqs;
+    if (n_drafted)
+        exec_download_async(r->exec, r->drafted, r->device_ids + drafts_at(r), (size_t)n_drafted * sizeof *r->drafted);
     if (wishes) fetch_wishes(r, slot);
     exec_record(r->exec, end_mark(slot));
     for (int i = 0; i < plan->n_items; i++) {
@@ -315,8 +350,15 @@ int runner_land(struct runner *r, int slot, const struct plan *plan, int32_t *sa
     int status = exec_wait(r->exec, end_mark(slot), err, err_bytes);
     if (status) return status;
     *device_seconds = exec_elapsed(r->exec, begin_mark(slot), end_mark(slot));
-    for (int i = 0; i < plan->n_items; i++)
-        if (plan->items[i].sample) *sampled++ = f->ids[f->row_of_item[i]];
+    for (int i = 0; i < plan->n_items; i++) {
+        const struct plan_item *item = &plan->items[i];
+        const struct request *request = item->seq->user;
+        if (!item->sample) continue;
+        memcpy(sampled, f->ids + f->row_of_item[i], (size_t)(1 + item->n_drafts) * sizeof *sampled);
+        for (int j = 0; j < item->n_drafts && request->drafts_at >= 0; j++)
+            item->drafts[j] = r->drafted[draft_at(r, request, j) - drafts_at(r)];
+        sampled += 1 + item->n_drafts;
+    }
     for (int i = 0; i < f->R && f->stride; i++) {
         struct request *q = f->rows[i].request;
         const int position = f->rows[i].position, n = 1 + f->n_top[i];

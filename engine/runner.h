@@ -30,9 +30,10 @@ struct runner_options {
     bool use_graphs;
 };
 
-struct row_of { /* which request and which position a logits row belongs to */
+struct row_of { /* what a logits row belongs to */
     struct request *request;
     int position;
+    int token; /* of the batch */
 };
 
 struct flight { /* one step on its way; host memory is the device's to read and write until it has landed */
@@ -42,7 +43,7 @@ struct flight { /* one step on its way; host memory is the device's to read and 
     int *n_top;                     /* owned [max_rows] below 0: no logprobs of that row */
     struct row_of *rows;            /* owned [max_rows] */
     int *order;                     /* owned [max_seqs] the plan's items as they lie in the batch: decodes first */
-    int *row_of_item;               /* owned [max_seqs] of the plan's item: its sampled row, or -1 */
+    int *row_of_item;               /* owned [max_seqs] of the plan's item: the first row that it samples, or -1 */
     int n_sampled, R;
     int stride; /* of logprobs; 0: none */
 };
@@ -59,7 +60,9 @@ struct runner {
     struct activations a;
     struct kv_cache kv;
     int32_t *device_ids;                   /* device [RUNNER_SLOTS, max_rows]: of each slot what it sampled, then the
-                                              targets of prompt rows. A token below 0 of a batch is an index here */
+                                              targets of prompt rows; [SCHED_MAX_DRAFTS, max_seqs]: what a draft model
+                                              made. A token below 0 of a batch is an index here */
+    int32_t *drafted;                      /* owned, pinned: the last of these */
     int32_t *device_batch;                 /* device: the arrays of struct batch */
     struct token_logprob *device_logprobs; /* device [max_rows, 1 + max_logprobs] */
     struct sample_params *sample;          /* owned [max_rows] */
