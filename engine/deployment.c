@@ -157,6 +157,14 @@ static int place(struct deployment *d, char *err, size_t err_bytes) {
 
 /* ---- opening and closing ----------------------------------------------------------------------------------------- */
 
+/* Of several models the sentence must say which. */
+static int name_model(const struct engine *e, int status, char *err, size_t err_bytes) {
+    char reason[ERR_BYTES];
+    if (!err || strstr(err, e->options.model)) return status;
+    fail(reason, sizeof reason, status, "%s", err);
+    return fail(err, err_bytes, status, "%s: %s", e->options.model, reason);
+}
+
 /* Everything that can be known before a weight is read. */
 static int configure(struct deployment *d, char *err, size_t err_bytes) {
     int status = 0;
@@ -168,6 +176,7 @@ static int configure(struct deployment *d, char *err, size_t err_bytes) {
                         "--kv-cache-memory-bytes",
                         d->n_engines);
         status = engine__configure(e, err, err_bytes);
+        if (status && d->n_engines > 1) status = name_model(e, status, err, err_bytes);
     }
     if (status || !bytes_asked(d)) return status;
     status = open_pool(d, bytes_asked(d), err, err_bytes);
