@@ -171,11 +171,12 @@ static int configure(struct deployment *d, char *err, size_t err_bytes) {
     for (int i = 0; i < d->n_engines && !status; i++) {
         struct engine *e = &d->engines[i];
         if (d->n_engines > 1 && e->options.num_blocks_override)
-            return fail(err, err_bytes, STATUS_INVALID,
-                        "--num-gpu-blocks-override counts blocks of one model, but %d share the pool: give "
-                        "--kv-cache-memory-bytes",
-                        d->n_engines);
-        status = engine__configure(e, err, err_bytes);
+            status = fail(err, err_bytes, STATUS_INVALID,
+                          "--num-gpu-blocks-override counts blocks of one model, but %d share the pool: give "
+                          "--kv-cache-memory-bytes",
+                          d->n_engines);
+        else
+            status = engine__configure(e, err, err_bytes);
         if (status && d->n_engines > 1) status = name_model(e, status, err, err_bytes);
     }
     if (status || !bytes_asked(d)) return status;

@@ -43,7 +43,7 @@ struct server_options server_default_options(void) {
     };
 }
 
-/* ---- the engines' events ---------------------------------------------------------------------------------------- */
+/* ---- the engines' events ----------------------------------------------------------------------------------------- */
 
 static void on_engine(void *arg) { /* on the engines' thread */
     uv_async_send(arg);
@@ -250,8 +250,8 @@ static void announce(const struct server *s, const struct server_model *m, doubl
                 "ready in %.2f s: %s serves %s%s (%s weights, %s for KV%s%lld tokens, max-model-len %d, %s)", seconds,
                 address, json_quote(m->names[0], name, sizeof name), show_roles(m->options->roles, roles),
                 show_bytes(info->weight_bytes, weights), show_bytes(info->kv_bytes, kv),
-                alone ? ": " : " shared by all: up to ", (long long)info->n_blocks * info->block_size, info->max_model_len,
-                info->backend);
+                alone ? ": " : " shared by all: up to ", (long long)info->n_blocks * info->block_size,
+                info->max_model_len, info->backend);
     if (info->chat_template == CHAT_TEMPLATE_NONE)
         log_message(&s->log, LOG_WARNING,
                     "%s%sthe checkpoint's chat template is not known: chat requests are refused; "

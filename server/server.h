@@ -28,7 +28,7 @@ enum server_role {
 };
 extern const char *const server_role_names[]; /* "large", ...: entry i is bit i; ends with NULL */
 
-struct server_model_options { /* all pointers are borrowed for the duration of server_run */
+struct server_model_options {        /* all pointers are borrowed for the duration of server_run */
     struct engine_options engine;    /* what concerns the device is read from the first model's (deployment_open) */
     const char *const *served_names; /* the model's names; the first is what answers say. None: engine.model as given.
                                         No two models have one in common */
@@ -46,7 +46,7 @@ struct server_options { /* likewise */
     struct http_options http;
     const struct server_model_options *models; /* [n_models] */
     int n_models;                              /* 1 .. DEPLOYMENT_MAX_MODELS */
-    const char *const *api_keys; /* plain; see auth.h */
+    const char *const *api_keys;               /* plain; see auth.h */
     size_t n_api_keys;
     const char *api_key_file;     /* NULL: none */
     bool request_id_headers;      /* X-Request-Id in answers */

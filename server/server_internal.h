@@ -118,13 +118,13 @@ struct call {
     const struct api *api;            /* endpoints that ask a model */
     const struct server_model *model; /* NULL until the body said which of several */
     const char *model_name;           /* the one that answers say */
-    struct choice *choices; /* owned [n_choices] */
-    int n_choices, n_open;  /* open: the engine has it and has not finished it */
-    bool in_flight;         /* counted in the server's n_in_flight */
-    bool streaming;         /* the status line of a stream was written */
-    struct out chunk_head;  /* how every event of the stream begins */
-    int64_t created;        /* Unix time */
-    double t_first;         /* seconds from the request's first byte to the first token */
+    struct choice *choices;           /* owned [n_choices] */
+    int n_choices, n_open;            /* open: the engine has it and has not finished it */
+    bool in_flight;                   /* counted in the server's n_in_flight */
+    bool streaming;                   /* the status line of a stream was written */
+    struct out chunk_head;            /* how every event of the stream begins */
+    int64_t created;                  /* Unix time */
+    double t_first;                   /* seconds from the request's first byte to the first token */
 };
 
 struct call *call_open(struct server *s, struct http_exchange *x, const struct route *route);

@@ -80,8 +80,8 @@ static int unknown_name(const struct option_spec *specs, bool in_file, const cha
     nearest = options_nearest(word, names);
     json_quote(word, quoted, sizeof quoted);
     if (!nearest) return fail(err, err_bytes, STATUS_INVALID, "unknown %s%s", what, quoted);
-    return fail(err, err_bytes, STATUS_INVALID, "unknown %s%s; did you mean %s%s?", what, quoted,
-                in_file ? "" : "--", nearest);
+    return fail(err, err_bytes, STATUS_INVALID, "unknown %s%s; did you mean %s%s?", what, quoted, in_file ? "" : "--",
+                nearest);
 }
 
 /* ---- values ------------------------------------------------------------------------------------------------------ */
@@ -315,8 +315,7 @@ static int read_config(struct options *o, char *err, size_t err_bytes) {
 static int load_config(struct options *o, const struct command_help *help) {
     char err[ERR_BYTES];
     const int status = read_config(o, err, sizeof err);
-    if (status)
-        fprintf(stderr, "tandem %s: --config: %s\nAll flags: tandem %s --help\n", help->name, err, help->name);
+    if (status) fprintf(stderr, "tandem %s: --config: %s\n", help->name, err);
     return status;
 }
 

@@ -24,8 +24,8 @@ static void add_rows(struct option_spec *table, const struct option_spec *rows, 
 }
 
 static void add_server_flags(struct option_spec *table, struct server_options *server, struct serve_flags *f) {
-    static const char *const formats[] = {"text", "json", NULL},
-                             *const levels[] = {"debug", "info", "warning", "error", NULL};
+    static const char *const formats[] = {"text", "json", NULL}, *const levels[] = {"debug", "info", "warning", "error",
+                                                                                    NULL};
     struct http_options *http = &server->http;
     const double day = 86400;
     const struct option_spec rows[] = {
@@ -109,7 +109,8 @@ static void add_model_flags(struct option_spec *table, struct server_model_optio
         FLAG(STRING, "chat-template", &m->chat_template, "NAME",
              "qwen2.5, qwen3, qwen3-thinking, qwen3-nonthinking, or a file with one of their texts",
              .shown = "the checkpoint's"),
-        FLAG(STRING, "default-chat-template-kwargs", &f->template_kwargs, "JSON", "e.g. '{\"enable_thinking\": false}'"),
+        FLAG(STRING, "default-chat-template-kwargs", &f->template_kwargs, "JSON",
+             "e.g. '{\"enable_thinking\": false}'"),
         FLAG(STRING, "reasoning-parser", &f->reasoning_parser, "NAME", "what <think> is split off by",
              .choices = reasoning),
         FLAG(BOOL, "enable-auto-tool-choice", &m->parse_tool_calls, NULL, "look for tool calls in answers"),
@@ -181,8 +182,7 @@ static int parse_template_kwargs(const char *text, int *enable_thinking, char *e
     if (!text) return 0;
     int status = json_parse(&tree, text, strlen(text), (struct json_limits){1 << 16, 16}, reason, sizeof reason);
     if (!status && !cJSON_IsObject(tree))
-        status =
-            fail(reason, sizeof reason, STATUS_INVALID, "expected a JSON object, found %s", json_kind(tree));
+        status = fail(reason, sizeof reason, STATUS_INVALID, "expected a JSON object, found %s", json_kind(tree));
     if (!status) status = json_get_bool(tree, "enable_thinking", &value, reason, sizeof reason);
     if (!status && json_find(tree, "enable_thinking")) *enable_thinking = value;
     cJSON_Delete(tree);
@@ -282,6 +282,18 @@ static int check_distinct(const struct serve_config *c, int i, char *err, size_t
     return 0;
 }
 
+/* The floors up to this model's, where the pool's size is a number. */
+static int check_floors(const struct serve_config *c, int i, char *err, size_t err_bytes) {
+    const size_t pool = c->models[i].engine.kv_cache_memory_bytes;
+    size_t sum = 0;
+    for (int k = 0; k <= i; k++) sum += c->models[k].engine.kv_cache_floor_bytes;
+    if (!pool || sum <= pool) return 0;
+    return fail(err, err_bytes, STATUS_INVALID,
+                "kv-cache-floor-bytes: expected at most kv-cache-memory-bytes, which is %zu, of all models together, "
+                "found %zu",
+                pool, sum);
+}
+
 static int read_entries(struct serve_config *c, char *err, size_t err_bytes) {
     const int n = cJSON_GetArraySize(c->flags.models);
     const cJSON *entry;
@@ -294,6 +306,7 @@ static int read_entries(struct serve_config *c, char *err, size_t err_bytes) {
         const int i = c->server.n_models++;
         int status = read_entry(c, entry, i, reason, sizeof reason);
         if (!status) status = check_distinct(c, i, reason, sizeof reason);
+        if (!status) status = check_floors(c, i, reason, sizeof reason);
         if (status) return fail(err, err_bytes, status, "%s: %s", show_entry(c, i, shown), reason);
     }
     return 0;
@@ -309,17 +322,19 @@ bool serve_config_parse(struct serve_config *c, int argc, char **argv, int *exit
             "Serves a model over HTTP with OpenAI's API. MODEL is a folder in Hugging Face layout, or a name in\n"
             "the local Hugging Face cache. SIGTERM lets running requests finish.\n\n"
             "Several models in one process: instead of MODEL a --config FILE whose \"models\" is an array of objects.\n"
-            "Each has \"model\"; where wanted \"role\": large, small, draft, embedder, or several of them; and its own\n"
+            "Each has \"model\"; where wanted \"role\": large, small, draft, embedder, or several of them; and its "
+            "own\n"
             "flags, which are those below from \"Model\" on, kv-cache-floor-bytes and kv-cache-ceiling-bytes.",
-        .example = "tandem serve weights/sample/small --served-model-name small --port 8000\n"
-                   "  curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' \\\n"
-                   "       -d '{\"model\": \"small\", \"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'\n\n"
-                   "  tandem serve --config deployment.json, where the file says:\n"
-                   "  {\"port\": 8000, \"gpu-memory-utilization\": 0.9, \"models\": [\n"
-                   "    {\"model\": \"Qwen/Qwen3-14B-AWQ\", \"served-model-name\": \"qwen3\", \"role\": \"large\",\n"
-                   "     \"max-num-seqs\": 6, \"kv-cache-dtype\": \"fp8\"},\n"
-                   "    {\"model\": \"Qwen/Qwen2.5-3B-Instruct\", \"role\": [\"small\", \"draft\"], "
-                   "\"max-model-len\": 4096}]}",
+        .example =
+            "tandem serve weights/sample/small --served-model-name small --port 8000\n"
+            "  curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' \\\n"
+            "       -d '{\"model\": \"small\", \"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'\n\n"
+            "  tandem serve --config deployment.json, where the file says:\n"
+            "  {\"port\": 8000, \"gpu-memory-utilization\": 0.9, \"models\": [\n"
+            "    {\"model\": \"Qwen/Qwen3-14B-AWQ\", \"served-model-name\": \"qwen3\", \"role\": \"large\",\n"
+            "     \"max-num-seqs\": 6, \"kv-cache-dtype\": \"fp8\"},\n"
+            "    {\"model\": \"Qwen/Qwen2.5-3B-Instruct\", \"role\": [\"small\", \"draft\"], "
+            "\"max-model-len\": 4096}]}",
         .min_operands = 1,
         .max_operands = 1,
     };

@@ -41,7 +41,7 @@ struct serve_config { /* zero-initialise; must not move once it is parsed */
     struct serve_model_flags model_flags[DEPLOYMENT_MAX_MODELS];
 };
 
-/* False when there is nothing to serve: *exit_code is 0 after --help and 2 after wrong usage, with a sentence on standard
- * error that names the file, the model and the key at fault. Opens nothing but the config file. */
+/* False when there is nothing to serve: *exit_code is 0 after --help and 2 after wrong usage, with a sentence on
+ * standard error that names the file, the model and the key at fault. Opens nothing but the config file. */
 bool serve_config_parse(struct serve_config *c, int argc, char **argv, int *exit_code);
 void serve_config_deinit(struct serve_config *c);

@@ -41,8 +41,8 @@ static int run(struct serve_config *c, const char *const *args) {
 
 Test(serve_config, one_model) {
     struct serve_config c;
-    cr_assert_eq(RUN(&c, "dir", "--max-num-seqs", "7", "--served-model-name", "a", "b", "--seed", "5", "--threads",
-                     "3", "--reasoning-parser", "none", "--api-key", "k", "--port", "81"),
+    cr_assert_eq(RUN(&c, "dir", "--max-num-seqs", "7", "--served-model-name", "a", "b", "--seed", "5", "--threads", "3",
+                     "--reasoning-parser", "none", "--api-key", "k", "--port", "81"),
                  -1);
     const struct server_model_options *m = c.server.models;
     cr_assert_eq(c.server.n_models, 1);
@@ -69,12 +69,13 @@ Test(serve_config, file_of_one_model) {
 
 Test(serve_config, several_models) {
     struct serve_config c;
-    write_file("{\"port\": 81, \"kv_cache_memory_bytes\": \"2G\", \"threads\": 3, \"models\": ["
-               "{\"model\": \"a\", \"role\": \"large\", \"max_model_len\": \"4K\", \"served_model_name\": [\"x\", \"y\"],"
-               " \"kv-cache-floor-bytes\": 1000, \"kv-cache-ceiling-bytes\": 2000, \"enable-prefix-caching\": false},"
-               "{\"model\": \"b\", \"role\": [\"small\", \"draft\"], \"kv-cache-dtype\": \"fp8\", \"seed\": 4,"
-               " \"generation-config\": \"vllm\", \"scheduling-policy\": \"priority\"},"
-               "{\"model\": \"c\", \"default-chat-template-kwargs\": \"{\\\"enable_thinking\\\": false}\"}]}");
+    write_file(
+        "{\"port\": 81, \"kv_cache_memory_bytes\": \"2G\", \"threads\": 3, \"models\": ["
+        "{\"model\": \"a\", \"role\": \"large\", \"max_model_len\": \"4K\", \"served_model_name\": [\"x\", \"y\"],"
+        " \"kv-cache-floor-bytes\": 1000, \"kv-cache-ceiling-bytes\": 2000, \"enable-prefix-caching\": false},"
+        "{\"model\": \"b\", \"role\": [\"small\", \"draft\"], \"kv-cache-dtype\": \"fp8\", \"seed\": 4,"
+        " \"generation-config\": \"vllm\", \"scheduling-policy\": \"priority\"},"
+        "{\"model\": \"c\", \"default-chat-template-kwargs\": \"{\\\"enable_thinking\\\": false}\"}]}");
     cr_assert_eq(RUN(&c, "--config", path, "--port", "82"), -1, "%s", said);
     const struct server_model_options *m = c.server.models;
     cr_assert(c.server.n_models == 3 && c.server.http.port == 82);
@@ -130,8 +131,7 @@ Test(serve_config, bad_files) {
          "models[0] (a): max-num-seqs: expected an integer from 1 to 4096, found \"0\""},
         {"{\"models\": [{\"model\": \"a\", \"enforce-eager\": 1}]}",
          "models[0] (a): enforce-eager: expected true or false, found a number"},
-        {"{\"models\": [{\"model\": \"a\", \"dtype\": null}]}",
-         "models[0] (a): dtype: expected a string, found null"},
+        {"{\"models\": [{\"model\": \"a\", \"dtype\": null}]}", "models[0] (a): dtype: expected a string, found null"},
         {"{\"models\": [{\"model\": \"a\", \"dtype\": \"x\", \"dtype\": \"y\"}]}",
          "models[0] (a): dtype: expected once, found twice"},
         {"{\"models\": [{\"model\": \"a\", \"block-size\": 16, \"block_size\": 16}]}",
@@ -148,6 +148,10 @@ Test(serve_config, bad_files) {
          "models[0] (a): default-chat-template-kwargs: expected a JSON object, found an array"},
         {"{\"models\": [{\"model\": \"a\", \"kv-cache-floor-bytes\": 2, \"kv-cache-ceiling-bytes\": 1}]}",
          "models[0] (a): kv-cache-floor-bytes: expected at most kv-cache-ceiling-bytes, which is 1, found 2"},
+        {"{\"kv-cache-memory-bytes\": 9, \"models\": [{\"model\": \"a\", \"kv-cache-floor-bytes\": 4},"
+         " {\"model\": \"b\", \"kv-cache-floor-bytes\": 6}]}",
+         "models[1] (b): kv-cache-floor-bytes: expected at most kv-cache-memory-bytes, which is 9, of all models "
+         "together, found 10"},
         {"{\"models\": [{\"model\": \"a\"}, {\"model\": \"a\"}]}",
          "models[1] (a): served-model-name: expected a name of its own, found \"a\", which is models[0] (a)'s too"},
         {"{\"models\": [{\"model\": \"a\", \"served-model-name\": [\"x\", \"y\"]}, {\"model\": \"b\"},"
