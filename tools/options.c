@@ -108,20 +108,16 @@ bool options_number(const char *text, double *value) {
     return *end == 0;
 }
 
-static int list_push(struct option_list *list, const char *item) {
-    const char **items = realloc(list->items, (list->n + 1) * sizeof *items);
-    if (!items) return STATUS_NO_MEMORY;
-    list->items = items;
+static void list_push(struct option_list *list, const char *item) {
+    list->items = realloc(list->items, (list->n + 1) * sizeof *list->items);
+    CHECK(list->items);
     list->items[list->n++] = item;
-    return 0;
 }
 
-static int ints_push(struct option_ints *list, int item) {
-    int *items = realloc(list->items, (list->n + 1) * sizeof *items);
-    if (!items) return STATUS_NO_MEMORY;
-    list->items = items;
+static void ints_push(struct option_ints *list, int item) {
+    list->items = realloc(list->items, (list->n + 1) * sizeof *list->items);
+    CHECK(list->items);
     list->items[list->n++] = item;
-    return 0;
 }
 
 static bool is_list(const struct option_spec *s) {
@@ -138,7 +134,7 @@ static void empty_list(const struct option_spec *s) {
     }
 }
 
-/* What a value says is told without the flag's name, which stands before it in every sentence. */
+/* Sentences about values leave the flag's name to the callers, who put it in front. */
 static int wrong_value(const char *expected, const char *found, char *err, size_t err_bytes) {
     char quoted[96];
     return fail(err, err_bytes, STATUS_INVALID, "expected %s, found \"%s\"", expected,
@@ -157,8 +153,9 @@ static int set_number(const struct option_spec *s, const char *text, char *err, 
         snprintf(expected, sizeof expected, "%s from %.15g to %.15g", whole ? "an integer" : "a number", low, high);
         return wrong_value(expected, text, err, err_bytes);
     }
-    if (s->kind == OPTION_INTS) return ints_push(s->out, (int)v);
-    if (s->kind == OPTION_INT)
+    if (s->kind == OPTION_INTS)
+        ints_push(s->out, (int)v);
+    else if (s->kind == OPTION_INT)
         *(int *)s->out = (int)v;
     else if (s->kind == OPTION_SIZE)
         *(size_t *)s->out = (size_t)v;
@@ -176,8 +173,10 @@ static int set_string(const struct option_spec *s, const char *text, char *err, 
                      *expected ? ", " : "one of ", *c);
         if (!*c) return wrong_value(expected, text, err, err_bytes);
     }
-    if (s->kind == OPTION_LIST) return list_push(s->out, text);
-    *(const char **)s->out = text;
+    if (s->kind == OPTION_LIST)
+        list_push(s->out, text);
+    else
+        *(const char **)s->out = text;
     return 0;
 }
 
@@ -250,9 +249,10 @@ static bool is_repeated(const struct option_spec *specs, const cJSON *object, co
 static int read_member(const struct option_spec *specs, const struct option_spec *outer, const cJSON *object,
                        const cJSON *item, char *err, size_t err_bytes) {
     const size_t bytes = strlen(item->string);
-    const struct option_spec *s = find_spec(specs, item->string, bytes);
+    const struct option_spec *s = find_spec(specs, item->string, bytes),
+                             *around = !s && outer ? find_spec(outer, item->string, bytes) : NULL;
     char reason[ERR_BYTES];
-    if (!s && outer && find_spec(outer, item->string, bytes))
+    if (around && around->kind != OPTION_CONFIG)
         return fail(err, err_bytes, STATUS_INVALID, "%s: expected at the top level of the file, since all share it",
                     item->string);
     if (!s || s->kind == OPTION_CONFIG) return unknown_name(specs, true, item->string, bytes, err, err_bytes);
@@ -306,7 +306,7 @@ static int read_config(struct options *o, char *err, size_t err_bytes) {
         else if (!cJSON_IsString(item))
             status = fail(reason, sizeof reason, STATUS_INVALID, "model: expected a string, found %s", json_kind(item));
         else
-            status = list_push(&o->operands, item->valuestring);
+            list_push(&o->operands, item->valuestring);
         if (status) return fail(err, err_bytes, status, "%s: %s", o->config_path, reason);
     }
     return 0;
@@ -465,7 +465,7 @@ bool options_parse(struct options *o, const struct command_help *help, const str
             status = parse_flag(o, argc, argv, &i, err, sizeof err);
             if (status) fprintf(stderr, "tandem %s: %s\nAll flags: tandem %s --help\n", help->name, err, help->name);
         } else
-            status = list_push(&operands, argv[i]);
+            list_push(&operands, argv[i]);
     }
     if (operands.n || !o->operands.n) {
         free(o->operands.items);

@@ -53,6 +53,7 @@ static void open_call(struct call *c, struct choice *choice, const char *fields,
 
 static void close_call(struct call *c, struct choice *choice) {
     choice_deinit(choice);
+    out_deinit(&c->chunk_head);
     api_request_deinit(&c->request);
 }
 
