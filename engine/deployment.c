@@ -217,17 +217,29 @@ static int add_drafts(struct deployment *d, char *err, size_t err_bytes) {
     return 0;
 }
 
+/* Of several models the sentence must say which. */
+static int name_model(const struct engine *e, int status, char *err, size_t err_bytes) {
+    char reason[ERR_BYTES];
+    if (!err || strstr(err, e->options.model)) return status;
+    fail(reason, sizeof reason, status, "%s", err);
+    return fail(err, err_bytes, status, "%s: %s", e->options.model, reason);
+}
+
 /* Everything that can be known before a weight is read. */
 static int configure(struct deployment *d, char *err, size_t err_bytes) {
     int status = 0;
-    for (int i = 0; i < d->n_public && !status; i++) status = engine__configure(&d->engines[i], err, err_bytes);
+    for (int i = 0; i < d->n_public && !status; i++) {
+        const struct engine *e = &d->engines[i];
+        status = engine__configure(&d->engines[i], err, err_bytes);
+        if (status && d->n_public > 1) status = name_model(e, status, err, err_bytes);
+    }
     if (!status) status = add_drafts(d, err, err_bytes);
     for (int i = 0; i < d->n_engines && !status && d->n_engines > 1; i++)
         if (d->engines[i].options.num_blocks_override)
             status = fail(err, err_bytes, STATUS_INVALID,
-                          "--num-gpu-blocks-override counts blocks of one model, but %d share the pool: give "
+                          "%s: --num-gpu-blocks-override counts blocks of one model, but %d share the pool: give "
                           "--kv-cache-memory-bytes",
-                          d->n_engines);
+                          d->engines[i].options.model, d->n_engines);
     if (status || !bytes_asked(d)) return status;
     status = open_pool(d, bytes_asked(d), err, err_bytes);
     return status ? status : fit_lengths(d, err, err_bytes);

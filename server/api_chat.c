@@ -11,7 +11,7 @@
 /* ---- taking in --------------------------------------------------------------------------------------------------- */
 
 static bool looks_for_calls(const struct call *c) {
-    return c->request.tools && c->server->options->parse_tool_calls;
+    return c->request.tools && c->model->options->parse_tool_calls;
 }
 
 /* echo: the message that the answer continues stands before it. */
@@ -24,11 +24,11 @@ static void take_echo(struct choice *choice) {
 }
 
 static void count_reasoning(struct choice *choice, const struct engine_event *event) {
-    const struct server *s = choice->call->server;
+    const struct server_model *m = choice->call->model;
     for (int i = 0; i < event->n_tokens; i++) {
-        if (choice->split.state == REASONING_START && event->tokens[i] == s->think_open) choice->thinking = true;
+        if (choice->split.state == REASONING_START && event->tokens[i] == m->think_open) choice->thinking = true;
         choice->n_reasoning += choice->thinking;
-        if (event->tokens[i] == s->think_close) choice->thinking = false;
+        if (event->tokens[i] == m->think_close) choice->thinking = false;
     }
 }
 

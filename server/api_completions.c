@@ -14,7 +14,7 @@ static void take_echo(struct choice *choice, const struct engine_event *event) {
     else {
         size_t bytes;
         char *text =
-            tokenizer_decode(c->server->tokenizer, ids->data, ids->n, c->request.sampling.skip_special_tokens, &bytes);
+            tokenizer_decode(c->model->tokenizer, ids->data, ids->n, c->request.sampling.skip_special_tokens, &bytes);
         out_bytes(&choice->text, text, bytes);
         free(text);
     }

@@ -11,32 +11,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int check_model(struct call *c) {
-    char shown[128];
-    const char *name = c->request.model;
-    if (!name) return 0;
-    for (int i = 0; i < c->server->n_names; i++)
-        if (!strcmp(name, c->server->names[i])) {
-            c->model = c->server->names[i];
-            return 0;
-        }
-    return api_error_set(&c->error, 404, "model", "The model `%s` does not exist; this server has `%s`.",
-                         json_quote(name, shown, sizeof shown), c->server->names[0]);
-}
-
 static int render_chat(struct call *c) {
-    const struct server *s = c->server;
+    const struct server_model *m = c->model;
     struct chat_prompt prompt = {0};
     char err[API_MESSAGE_BYTES];
-    if (s->chat_template == CHAT_TEMPLATE_NONE)
+    if (m->info->chat_template == CHAT_TEMPLATE_NONE)
         return api_error_set(
             &c->error, 400, "messages",
             "This checkpoint's chat template is not known to this server, so chat requests are refused. "
             "Start the server with --chat-template NAME, or use /v1/completions.");
-    int status = chat_render(&prompt, s->chat_template, c->request.messages, c->request.tools, &c->request.chat, err,
-                             sizeof err);
+    int status = chat_render(&prompt, m->info->chat_template, c->request.messages, c->request.tools, &c->request.chat,
+                             err, sizeof err);
     if (status) return api_error_set(&c->error, 400, "messages", "%s", err);
-    chat_encode(s->tokenizer, &prompt, &c->prompts[0]);
+    chat_encode(m->tokenizer, &prompt, &c->prompts[0]);
     c->opens_thinking = prompt.opens_thinking;
     chat_prompt_deinit(&prompt);
     return 0;
@@ -45,7 +32,7 @@ static int render_chat(struct call *c) {
 static void encode_prompt(struct call *c, int i) {
     const struct api_prompt *p = &c->request.prompts[i];
     if (p->text)
-        tokenizer_encode(c->server->tokenizer, p->text, p->text_bytes, true, &c->prompts[i]);
+        tokenizer_encode(c->model->tokenizer, p->text, p->text_bytes, true, &c->prompts[i]);
     else
         for (size_t k = 0; k < p->n_ids; k++) ids_push(&c->prompts[i], p->ids[k]);
 }
@@ -53,7 +40,7 @@ static void encode_prompt(struct call *c, int i) {
 /* Keeps the last tokens, as vLLM does. */
 static void truncate_prompt(struct call *c, struct ids *ids) {
     const struct api_request *r = &c->request;
-    size_t max = (size_t)c->server->info->max_model_len, answer = r->sampling.prompt_only ? 0 : 1;
+    size_t max = (size_t)c->model->info->max_model_len, answer = r->sampling.prompt_only ? 0 : 1;
     if (!r->truncate_prompt_tokens) return;
     if (r->sampling.max_tokens > 0) answer = (size_t)r->sampling.max_tokens;
     size_t keep = r->truncate_prompt_tokens > 0 ? (size_t)r->truncate_prompt_tokens : max > answer ? max - answer : 1;
@@ -64,7 +51,7 @@ static void truncate_prompt(struct call *c, struct ids *ids) {
 
 static int check_length(struct call *c, const struct ids *ids, const char *param) {
     const struct sampling_params *s = &c->request.sampling;
-    size_t max = (size_t)c->server->info->max_model_len, answer = s->prompt_only      ? 0
+    size_t max = (size_t)c->model->info->max_model_len, answer = s->prompt_only      ? 0
                                                                   : s->max_tokens > 0 ? (size_t)s->max_tokens
                                                                                       : 1;
     if (!ids->n) return api_error_set(&c->error, 400, param, "%s: expected at least one token, found none", param);
@@ -101,8 +88,9 @@ static int make_prompts(struct call *c) {
 }
 
 int api_prepare(struct call *c, const char *body, size_t bytes) {
-    int status = api_request_parse(&c->request, c->kind, body, bytes, &c->server->defaults, &c->error);
-    if (!status) status = check_model(c);
+    int status = api_request_open(&c->request, c->kind, body, bytes, &c->error);
+    if (!status) status = api_model_find(c->server, c->request.model, &c->model, &c->model_name, &c->error);
+    if (!status) status = api_request_read(&c->request, &c->model->defaults, &c->error);
     if (!status && c->kind != API_DETOKENIZE) status = make_prompts(c);
     if (status) return status;
     if (c->kind == API_TOKENIZE) api_tokenize_write(c, &c->prepared);

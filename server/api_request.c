@@ -505,7 +505,7 @@ static int parse_detokenize(struct api_request *r, const struct api_defaults *d,
 
 /* ---- the whole --------------------------------------------------------------------------------------------------- */
 
-static int parse_tree(struct api_request *r, const struct api_defaults *d, struct api_error *error) {
+static int open_tree(struct api_request *r, struct api_error *error) {
     const cJSON *item;
     int n_members = 0;
     if (!cJSON_IsObject(r->tree))
@@ -514,8 +514,27 @@ static int parse_tree(struct api_request *r, const struct api_defaults *d, struc
     if (n_members > API_MAX_MEMBERS)
         return api_error_set(error, 400, NULL, "expected at most %d fields, found %d", API_MAX_MEMBERS, n_members);
     int status = parse_fields(r, identity_fields, error);
-    if (status) return status;
     if (r->model && !r->model[0]) r->model = NULL;
+    return status;
+}
+
+int api_request_open(struct api_request *out, enum api_kind kind, const char *body, size_t bytes,
+                     struct api_error *error) {
+    struct json_limits limits = {.max_bytes = bytes, .max_depth = API_MAX_DEPTH};
+    *error = (struct api_error){0};
+    *out = (struct api_request){.kind = kind};
+    int status = json_parse(&out->tree, body, bytes, limits, error->message, sizeof error->message);
+    if (status)
+        error->status = 400;
+    else
+        status = open_tree(out, error);
+    if (!status) return 0;
+    api_request_deinit(out);
+    return STATUS_INVALID;
+}
+
+static int read_tree(struct api_request *r, const struct api_defaults *d, struct api_error *error) {
+    int status;
     switch (r->kind) {
     case API_CHAT:
         status = parse_generation(r, d, error);
@@ -531,26 +550,13 @@ static int parse_tree(struct api_request *r, const struct api_defaults *d, struc
     return 0;
 }
 
-int api_request_parse(struct api_request *out, enum api_kind kind, const char *body, size_t bytes,
-                      const struct api_defaults *defaults, struct api_error *error) {
-    struct json_limits limits = {.max_bytes = bytes, .max_depth = API_MAX_DEPTH};
-    *error = (struct api_error){0};
-    *out = (struct api_request){
-        .kind = kind,
-        .sampling = defaults->sampling,
-        .n = 1,
-        .include_reasoning = true,
-        .add_special_tokens = true,
-        .parallel_tool_calls = true,
-        .chat = {.add_generation_prompt = true, .enable_thinking = defaults->enable_thinking},
-    };
-    if (json_parse(&out->tree, body, bytes, limits, error->message, sizeof error->message)) {
-        error->status = 400;
-        api_request_deinit(out);
-        return STATUS_INVALID;
-    }
-    int status = parse_tree(out, defaults, error);
-    if (status) api_request_deinit(out);
+int api_request_read(struct api_request *r, const struct api_defaults *defaults, struct api_error *error) {
+    r->sampling = defaults->sampling;
+    r->n = 1;
+    r->include_reasoning = r->add_special_tokens = r->parallel_tool_calls = true;
+    r->chat = (struct chat_options){.add_generation_prompt = true, .enable_thinking = defaults->enable_thinking};
+    int status = read_tree(r, defaults, error);
+    if (status) api_request_deinit(r);
     return status;
 }
 

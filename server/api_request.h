@@ -50,7 +50,7 @@ struct api_prompt {   /* text, or ids when text is NULL */
 struct api_request {
     enum api_kind kind;
     cJSON *tree;                         /* owned; the views below point into it */
-    const char *model;                   /* NULL: the server's first name */
+    const char *model;                   /* NULL if absent */
     const char *cache_salt, *request_id; /* NULL if absent */
     struct sampling_params sampling;     /* its arrays are owned by the request; seed is the first choice's */
     int n;                               /* choices per prompt */
@@ -70,7 +70,11 @@ struct api_request {
     int n_prompts;
 };
 
-/* Parses a whole body. 0, or STATUS_INVALID with *error filled and *out as after api_request_deinit. */
-int api_request_parse(struct api_request *out, enum api_kind kind, const char *body, size_t bytes,
-                      const struct api_defaults *defaults, struct api_error *error);
+/* Reading a body takes two calls, since what a request may say depends on the model that it names. Both: 0, or
+ * STATUS_INVALID with *error filled and the request as after api_request_deinit. */
+/* The body's syntax, and who asks for what: model, cache_salt, request_id. */
+int api_request_open(struct api_request *out, enum api_kind kind, const char *body, size_t bytes,
+                     struct api_error *error);
+/* Everything else. */
+int api_request_read(struct api_request *r, const struct api_defaults *defaults, struct api_error *error);
 void api_request_deinit(struct api_request *r);

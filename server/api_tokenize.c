@@ -5,7 +5,7 @@
 
 void api_tokenize_write(const struct call *c, struct out *out) {
     const struct ids *ids = &c->prompts[0];
-    out_format(out, "{\"count\":%zu,\"max_model_len\":%d,\"tokens\":", ids->n, c->server->info->max_model_len);
+    out_format(out, "{\"count\":%zu,\"max_model_len\":%d,\"tokens\":", ids->n, c->model->info->max_model_len);
     response_ids(out, ids->data, ids->n);
     out_text(out, ",\"token_strs\":");
     if (c->request.return_token_strs) {
@@ -23,7 +23,7 @@ void api_tokenize_write(const struct call *c, struct out *out) {
 void api_detokenize_write(const struct call *c, struct out *out) {
     const struct api_prompt *p = &c->request.prompts[0];
     size_t bytes;
-    char *text = tokenizer_decode(c->server->tokenizer, p->ids, p->n_ids, false, &bytes);
+    char *text = tokenizer_decode(c->model->tokenizer, p->ids, p->n_ids, false, &bytes);
     out_text(out, "{\"prompt\":");
     json_out_string(out, text, bytes);
     out_char(out, '}');

@@ -41,7 +41,10 @@ struct call *call_open(struct server *s, struct http_exchange *x, const struct r
     c->route = route;
     c->n_refs = 1;
     c->created = (int64_t)time(NULL);
-    c->model = s->names[0];
+    if (s->n_models == 1) {
+        c->model = s->models;
+        c->model_name = s->models->names[0];
+    }
     c->started_ns = http_started_ns(x);
     make_id(c, http_header(x, "x-request-id"));
     c->next = s->calls;
@@ -216,7 +219,7 @@ void call_done(void *server, const struct http_exchange *x, int status, uint64_t
     }
     if (c && !c->body) { /* else a worker is writing these */
         line.error = c->error.status ? c->error.message : NULL;
-        line.model = c->api ? c->model : NULL;
+        line.model = c->api ? c->model_name : NULL;
         log_tokens(c, &line);
     }
     metrics_http(s->metrics, c && c->route ? c->route->path : "none", line.method, status, seconds);

@@ -18,11 +18,11 @@
 /* ---- submitting -------------------------------------------------------------------------------------------------- */
 
 static void choice_init(struct call *c, int index) {
-    const struct server *s = c->server;
+    const struct server_model *m = c->model;
     struct choice *choice = &c->choices[index];
-    bool may_think = chat_template_thinks(s->chat_template) && c->request.chat.enable_thinking != 0 &&
+    bool may_think = chat_template_thinks(m->info->chat_template) && c->request.chat.enable_thinking != 0 &&
                      !c->request.chat.continue_final_message;
-    bool splits = c->kind == API_CHAT && s->options->split_reasoning && (may_think || c->opens_thinking);
+    bool splits = c->kind == API_CHAT && m->options->split_reasoning && (may_think || c->opens_thinking);
     *choice = (struct choice){
         .call = c,
         .index = index,
@@ -80,7 +80,7 @@ static int submit(struct choice *choice, char *err, size_t err_bytes) {
         .user = choice,
     };
     params.sampling.seed += (uint64_t)(choice->index % c->request.n); /* n answers to one question differ */
-    int status = engine_submit(c->server->engine, &params, &choice->engine_id, err, err_bytes);
+    int status = engine_submit(c->model->engine, &params, &choice->engine_id, err, err_bytes);
     if (status) return status;
     choice->open = true;
     c->n_open++;
@@ -96,7 +96,7 @@ static void out_head(const struct call *c, const char *object, struct out *out) 
     out_text(out, "{\"id\":");
     json_out_cstring(out, id);
     out_format(out, ",\"object\":\"%s\",\"created\":%lld,\"model\":", object, (long long)c->created);
-    json_out_cstring(out, c->model);
+    json_out_cstring(out, c->model_name);
     out_text(out, ",\"system_fingerprint\":\"tandem-" TANDEM_VERSION "\",\"choices\":[");
 }
 
@@ -105,6 +105,10 @@ static void stream_begin(struct call *c) {
     c->streaming = true;
     http_stream_begin(c->x, 200, "text/event-stream; charset=utf-8",
                       call_headers(c, STREAM_HEADERS, buffer, sizeof buffer));
+}
+
+static void observe(const struct call *c, enum metric_histogram h, double value) {
+    metrics_observe(c->server->metrics, c->model->index, h, value);
 }
 
 void generation_start(struct call *c) {
@@ -121,8 +125,8 @@ void generation_start(struct call *c) {
     CHECK(c->choices);
     for (int i = 0; i < c->n_choices; i++) choice_init(c, i);
     for (int i = 0; i < c->n_choices && !status; i++) status = submit(&c->choices[i], err, sizeof err);
-    metrics_observe(s->metrics, METRIC_N, c->request.n);
-    if (c->request.sampling.max_tokens) metrics_observe(s->metrics, METRIC_MAX_TOKENS, c->request.sampling.max_tokens);
+    observe(c, METRIC_N, c->request.n);
+    if (c->request.sampling.max_tokens) observe(c, METRIC_MAX_TOKENS, c->request.sampling.max_tokens);
     if (!status && c->request.stream) stream_begin(c);
     if (!status) return;
     generation_cancel(c);
@@ -132,13 +136,13 @@ void generation_start(struct call *c) {
 
 void generation_cancel(struct call *c) {
     for (int i = 0; i < c->n_choices; i++)
-        if (c->choices[i].open) engine_cancel(c->server->engine, c->choices[i].engine_id);
+        if (c->choices[i].open) engine_cancel(c->model->engine, c->choices[i].engine_id);
 }
 
 /* ---- the pieces that all answers share --------------------------------------------------------------------------- */
 
 struct token_style call_token_style(const struct call *c) {
-    return (struct token_style){c->server->tokenizer, c->request.return_tokens_as_token_ids};
+    return (struct token_style){c->model->tokenizer, c->request.return_tokens_as_token_ids};
 }
 
 /* What one choice has used so far, or, with NULL, all together: a prompt that several choices share counts once. */
@@ -260,37 +264,36 @@ void generation_fail(struct call *c, int status, const char *message) {
 /* ---- events ------------------------------------------------------------------------------------------------------ */
 
 static void observe_end(struct choice *choice, enum finish_reason reason) {
-    struct metrics *m = choice->call->server->metrics;
+    const struct call *c = choice->call;
     const struct request_usage *u = &choice->usage;
-    metrics_finished(m, reason);
+    metrics_finished(c->server->metrics, c->model->index, reason);
     if (reason != FINISH_STOP && reason != FINISH_LENGTH) return;
-    metrics_observe(m, METRIC_E2E, call_seconds(choice->call));
-    metrics_observe(m, METRIC_QUEUE, u->t_start - u->t_submit);
-    metrics_observe(m, METRIC_INFERENCE, u->t_finish - u->t_start);
-    metrics_observe(m, METRIC_PROMPT, u->n_prompt);
-    metrics_observe(m, METRIC_GENERATION, u->n_output);
+    observe(c, METRIC_E2E, call_seconds(c));
+    observe(c, METRIC_QUEUE, u->t_start - u->t_submit);
+    observe(c, METRIC_INFERENCE, u->t_finish - u->t_start);
+    observe(c, METRIC_PROMPT, u->n_prompt);
+    observe(c, METRIC_GENERATION, u->n_output);
     if (u->t_first <= 0) return;
-    metrics_observe(m, METRIC_PREFILL, u->t_first - u->t_start);
-    metrics_observe(m, METRIC_DECODE, u->t_finish - u->t_first);
-    if (u->n_output > 1) metrics_observe(m, METRIC_TPOT, (u->t_finish - u->t_first) / (u->n_output - 1));
+    observe(c, METRIC_PREFILL, u->t_first - u->t_start);
+    observe(c, METRIC_DECODE, u->t_finish - u->t_first);
+    if (u->n_output > 1) observe(c, METRIC_TPOT, (u->t_finish - u->t_first) / (u->n_output - 1));
 }
 
 /* Tokens that came together count with equal gaps: the loop may take several steps' tokens at once. */
 static void observe_tokens(struct choice *choice, int n) {
     struct call *c = choice->call;
-    struct metrics *m = c->server->metrics;
     double now = call_seconds(c);
     if (choice->t_last <= 0) {
         choice->t_last = choice->usage.t_first - (double)c->started_ns * 1e-9; /* both CLOCK_MONOTONIC */
         if (c->t_first <= 0) c->t_first = choice->t_last;
-        metrics_observe(m, METRIC_TTFT, choice->t_last);
+        observe(c, METRIC_TTFT, choice->t_last);
         n--;
     }
-    for (int i = 0; i < n; i++) metrics_observe(m, METRIC_ITL, (now - choice->t_last) / n);
+    for (int i = 0; i < n; i++) observe(c, METRIC_ITL, (now - choice->t_last) / n);
     if (n) choice->t_last = now;
 }
 
-static void observe(struct choice *choice, const struct engine_event *event) {
+static void observe_event(struct choice *choice, const struct engine_event *event) {
     choice->usage = event->usage;
     choice->n_unsent += event->n_tokens;
     if (event->n_tokens) observe_tokens(choice, event->n_tokens);
@@ -302,7 +305,7 @@ void generation_event(const struct engine_event *event) {
     struct call *c = choice->call;
 
     call_ref(c);
-    observe(choice, event);
+    observe_event(choice, event);
     if (event->kind == EVENT_FINISHED) {
         choice->finished = true;
         choice->open = false;

@@ -95,11 +95,12 @@ static void request_json(struct out *line, const struct log_request *r, enum log
     out_char(line, '}');
 }
 
-static void request_text(struct out *line, const struct log_request *r, enum log_level level) {
+static void request_text(struct out *line, const struct log_request *r, enum log_level level, bool names_model) {
     char quoted[256];
     out_time(line);
     out_format(line, " %s %s %s %d %.1f ms", level_names[level], r->method, json_quote(r->path, quoted, sizeof quoted),
                r->status, 1e3 * r->seconds);
+    if (names_model && r->model) out_format(line, ", %s", json_quote(r->model, quoted, sizeof quoted));
     if (r->n_prompt) out_format(line, ", %d prompt + %d output tokens", r->n_prompt, r->n_output);
     if (r->n_cached) out_format(line, " (%d cached)", r->n_cached);
     if (r->ttft_seconds > 0) out_format(line, ", first after %.1f ms", 1e3 * r->ttft_seconds);
@@ -116,6 +117,6 @@ void log_request(const struct log *log, const struct log_request *r) {
     if (log->json)
         request_json(&line, r, level);
     else
-        request_text(&line, r, level);
+        request_text(&line, r, level, log->names_models);
     write_line(log, &line);
 }

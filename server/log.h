@@ -15,6 +15,7 @@ struct log {
     bool json;
     enum log_level level; /* lines below it are left out */
     bool no_requests;     /* --disable-log-requests */
+    bool names_models;    /* several are served: text lines, too, say which one was asked */
 };
 
 /* LOG_INFO for "info" and so on; false for another word. */

@@ -37,10 +37,15 @@ struct http_series {
     struct histogram seconds;
 };
 
-struct metrics {
+struct model {
     char *labels; /* owned: model_name="...",engine="0" */
     struct histogram histograms[N_METRIC_HISTOGRAMS];
     uint64_t finished[FINISH_ERROR + 1];
+};
+
+struct metrics {
+    struct model *models; /* owned [n_models] */
+    int n_models;
     struct http_series http[MAX_HTTP];
     int n_http;
 };
@@ -75,30 +80,36 @@ static void out_label(struct out *out, const char *value) {
     }
 }
 
-struct metrics *metrics_open(const char *model_name) {
+struct metrics *metrics_open(const char *const *model_names, int n_models) {
     struct metrics *m = calloc(1, sizeof *m);
-    struct out labels = {0};
     CHECK(m);
-    out_text(&labels, "model_name=\"");
-    out_label(&labels, model_name);
-    out_text(&labels, "\",engine=\"0\"");
-    m->labels = labels.data;
-    for (int i = 0; i < N_METRIC_HISTOGRAMS; i++) m->histograms[i].bounds = histogram_table[i].bounds;
+    m->models = calloc((size_t)n_models, sizeof *m->models);
+    CHECK(m->models);
+    m->n_models = n_models;
+    for (int i = 0; i < n_models; i++) {
+        struct out labels = {0};
+        out_text(&labels, "model_name=\"");
+        out_label(&labels, model_names[i]);
+        out_format(&labels, "\",engine=\"%d\"", i);
+        m->models[i].labels = labels.data;
+        for (int h = 0; h < N_METRIC_HISTOGRAMS; h++) m->models[i].histograms[h].bounds = histogram_table[h].bounds;
+    }
     return m;
 }
 
 void metrics_close(struct metrics *m) {
     if (!m) return;
-    free(m->labels);
+    for (int i = 0; i < m->n_models; i++) free(m->models[i].labels);
+    free(m->models);
     free(m);
 }
 
-void metrics_observe(struct metrics *m, enum metric_histogram h, double value) {
-    observe(&m->histograms[h], value);
+void metrics_observe(struct metrics *m, int model, enum metric_histogram h, double value) {
+    observe(&m->models[model].histograms[h], value);
 }
 
-void metrics_finished(struct metrics *m, enum finish_reason reason) {
-    m->finished[reason]++;
+void metrics_finished(struct metrics *m, int model, enum finish_reason reason) {
+    m->models[model].finished[reason]++;
 }
 
 void metrics_http(struct metrics *m, const char *handler, const char *method, int status, double seconds) {
@@ -121,11 +132,10 @@ static void out_head(struct out *out, const char *name, const char *type, const 
     out_format(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
 }
 
-/* A family with one sample. */
-static void out_single(struct out *out, const char *name, const char *type, const char *help, const char *labels,
-                       double value) {
+/* A family with one sample and no labels. */
+static void out_single(struct out *out, const char *name, const char *type, const char *help, double value) {
     out_head(out, name, type, help);
-    out_format(out, "%s{%s} %.17g\n", name, labels, value);
+    out_format(out, "%s %.17g\n", name, value);
 }
 
 static void out_bound(struct out *out, double bound) {
@@ -149,13 +159,15 @@ static void out_histogram(struct out *out, const char *name, const char *labels,
                (unsigned long long)total);
 }
 
-static void write_engine(const struct metrics *m, const struct engine_info *info, const struct engine_stats *s,
-                         struct out *out) {
-    static const char *const dtypes[] = {"auto", "fp8"};
-    const struct {
-        const char *name, *type, *help;
-        double value;
-    } singles[] = {
+/* The figures that an engine has one of. */
+enum { N_SINGLES = 12 };
+struct single {
+    const char *name, *type, *help;
+    double value;
+};
+
+static void read_singles(const struct engine_stats *s, struct single out[N_SINGLES]) {
+    const struct single singles[N_SINGLES] = {
         {"vllm:num_requests_running", "gauge", "Requests in the running batch.", s->n_running},
         {"vllm:num_requests_waiting", "gauge", "Requests that wait to be planned.", s->n_waiting},
         {"vllm:kv_cache_usage_perc", "gauge", "Share of the KV blocks that sequences hold; 1 is all.",
@@ -175,21 +187,36 @@ static void write_engine(const struct metrics *m, const struct engine_info *info
         {"tandem:steps_total", "counter", "Steps of the engine.", (double)s->n_steps},
         {"tandem:step_seconds_total", "counter", "Time spent in steps.", s->step_seconds_total},
     };
+    memcpy(out, singles, sizeof singles);
+}
+
+/* A family's samples of all models stand together, as the format wants it. */
+static void write_engines(const struct metrics *m, const struct metrics_engine *engines, struct out *out) {
+    static const char *const dtypes[] = {"auto", "fp8"};
+    struct single singles[N_SINGLES];
     double bounds[17];
 
-    for (size_t i = 0; i < sizeof singles / sizeof singles[0]; i++)
-        out_single(out, singles[i].name, singles[i].type, singles[i].help, m->labels, singles[i].value);
+    for (int k = 0; k < N_SINGLES; k++)
+        for (int i = 0; i < m->n_models; i++) {
+            read_singles(&engines[i].stats, singles);
+            if (!i) out_head(out, singles[k].name, singles[k].type, singles[k].help);
+            out_format(out, "%s{%s} %.17g\n", singles[k].name, m->models[i].labels, singles[k].value);
+        }
     out_head(out, "vllm:cache_config_info", "gauge", "The KV cache as configured; the value is always 1.");
-    out_format(out,
-               "vllm:cache_config_info{%s,block_size=\"%d\",num_gpu_blocks=\"%d\",cache_dtype=\"%s\","
-               "enable_prefix_caching=\"%s\",kv_cache_bytes=\"%zu\"} 1\n",
-               m->labels, info->block_size, info->n_blocks, dtypes[info->kv_dtype != info->dtype],
-               info->prefix_caching ? "True" : "False", info->kv_bytes);
+    for (int i = 0; i < m->n_models; i++) {
+        const struct engine_info *info = engines[i].info;
+        out_format(out,
+                   "vllm:cache_config_info{%s,block_size=\"%d\",num_gpu_blocks=\"%d\",cache_dtype=\"%s\","
+                   "enable_prefix_caching=\"%s\",kv_cache_bytes=\"%zu\"} 1\n",
+                   m->models[i].labels, info->block_size, info->n_blocks, dtypes[info->kv_dtype != info->dtype],
+                   info->prefix_caching ? "True" : "False", info->kv_bytes);
+    }
     for (int i = 0; i < 16; i++) bounds[i] = ldexp(1, i);
     bounds[16] = INFINITY;
     out_head(out, "vllm:iteration_tokens_total", "histogram", "Tokens per step.");
-    out_histogram(out, "vllm:iteration_tokens_total", m->labels, bounds, s->step_tokens_bucket,
-                  (double)s->step_tokens_sum);
+    for (int i = 0; i < m->n_models; i++)
+        out_histogram(out, "vllm:iteration_tokens_total", m->models[i].labels, bounds,
+                      engines[i].stats.step_tokens_bucket, (double)engines[i].stats.step_tokens_sum);
 }
 
 static void write_requests(const struct metrics *m, struct out *out) {
@@ -201,14 +228,17 @@ static void write_requests(const struct metrics *m, struct out *out) {
     char name[96];
 
     out_head(out, "vllm:request_success_total", "counter", "Answers that ended, by how they ended.");
-    for (size_t i = 0; i < sizeof reasons / sizeof reasons[0]; i++)
-        out_format(out, "vllm:request_success_total{%s,finished_reason=\"%s\"} %llu\n", m->labels, reasons[i].label,
-                   (unsigned long long)m->finished[reasons[i].reason]);
-    for (int i = 0; i < N_METRIC_HISTOGRAMS; i++) {
-        const struct histogram *h = &m->histograms[i];
-        snprintf(name, sizeof name, "vllm:%s", histogram_table[i].series);
-        out_head(out, name, "histogram", histogram_table[i].help);
-        out_histogram(out, name, m->labels, h->bounds, h->counts, h->sum);
+    for (int i = 0; i < m->n_models; i++)
+        for (size_t r = 0; r < sizeof reasons / sizeof reasons[0]; r++)
+            out_format(out, "vllm:request_success_total{%s,finished_reason=\"%s\"} %llu\n", m->models[i].labels,
+                       reasons[r].label, (unsigned long long)m->models[i].finished[reasons[r].reason]);
+    for (int k = 0; k < N_METRIC_HISTOGRAMS; k++) {
+        snprintf(name, sizeof name, "vllm:%s", histogram_table[k].series);
+        out_head(out, name, "histogram", histogram_table[k].help);
+        for (int i = 0; i < m->n_models; i++) {
+            const struct histogram *h = &m->models[i].histograms[k];
+            out_histogram(out, name, m->models[i].labels, h->bounds, h->counts, h->sum);
+        }
     }
 }
 
@@ -230,16 +260,16 @@ static void write_http(const struct metrics *m, struct out *out) {
     }
 }
 
-void metrics_write(const struct metrics *m, const struct engine_info *info, const struct engine_stats *stats,
-                   const struct metrics_gauges *gauges, struct out *out) {
-    write_engine(m, info, stats, out);
+void metrics_write(const struct metrics *m, const struct metrics_engine *engines, const struct metrics_gauges *gauges,
+                   struct out *out) {
+    write_engines(m, engines, out);
     write_requests(m, out);
     out_single(out, "tandem:server_load", "gauge", "Requests that wait for, or receive, an answer of a model.",
-               m->labels, gauges->n_in_flight);
-    out_single(out, "tandem:http_connections", "gauge", "Open connections.", m->labels, gauges->n_connections);
-    out_single(out, "tandem:http_queued_bytes", "gauge", "Bytes that slow readers have not taken yet.", m->labels,
+               gauges->n_in_flight);
+    out_single(out, "tandem:http_connections", "gauge", "Open connections.", gauges->n_connections);
+    out_single(out, "tandem:http_queued_bytes", "gauge", "Bytes that slow readers have not taken yet.",
                (double)gauges->queued_bytes);
-    out_single(out, "tandem:ready_time_seconds", "gauge", "Unix time at which the server became ready.", m->labels,
+    out_single(out, "tandem:ready_time_seconds", "gauge", "Unix time at which the server became ready.",
                gauges->start_seconds);
     write_http(m, out);
 }

@@ -33,24 +33,31 @@ enum metric_histogram {
 
 struct metrics; /* owned */
 
-/* model_name: the label of all engine series; copied. Aborts when out of memory, as it is called at start-up. */
-struct metrics *metrics_open(const char *model_name);
+/* The labels of each model's series are model_name, from here (copied), and engine, its number. Aborts when out of
+ * memory, as it is called at start-up. */
+struct metrics *metrics_open(const char *const *model_names, int n_models);
 void metrics_close(struct metrics *m); /* NULL is fine */
 
-void metrics_observe(struct metrics *m, enum metric_histogram h, double value);
+/* model: 0 .. n_models-1. */
+void metrics_observe(struct metrics *m, int model, enum metric_histogram h, double value);
 /* One choice ended. Adds to request_success{finished_reason=stop|length|abort|error}. */
-void metrics_finished(struct metrics *m, enum finish_reason reason);
+void metrics_finished(struct metrics *m, int model, enum finish_reason reason);
 /* One answered HTTP request. handler: the route's pattern (static storage), "none" for unknown paths; status 0 (the
  * client left before there was one) counts as 4xx. */
 void metrics_http(struct metrics *m, const char *handler, const char *method, int status, double seconds);
 
-/* What the server itself measures at the moment. */
+/* What a model's engine says of itself. */
+struct metrics_engine {
+    const struct engine_info *info;
+    struct engine_stats stats;
+};
+/* What the server itself measures at the moment; these series are of the process and have no labels. */
 struct metrics_gauges {
     int n_connections;
     size_t queued_bytes;  /* for slow readers */
     int n_in_flight;      /* requests that wait for, or receive, an answer of a model */
     double start_seconds; /* Unix time at which the process became ready */
 };
-/* Appends the whole page in text format 0.0.4. */
-void metrics_write(const struct metrics *m, const struct engine_info *info, const struct engine_stats *stats,
-                   const struct metrics_gauges *gauges, struct out *out);
+/* Appends the whole page in text format 0.0.4. engines: [n_models]. */
+void metrics_write(const struct metrics *m, const struct metrics_engine *engines, const struct metrics_gauges *gauges,
+                   struct out *out);

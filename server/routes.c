@@ -30,16 +30,19 @@ static void load(struct call *c) {
 
 static void metrics(struct call *c) {
     struct server *s = c->server;
-    struct engine_stats stats;
+    struct metrics_engine engines[DEPLOYMENT_MAX_MODELS];
     struct out out = {0};
-    engine_stats(s->engine, &stats);
+    for (int i = 0; i < s->n_models; i++) {
+        engines[i].info = s->models[i].info;
+        engine_stats(s->models[i].engine, &engines[i].stats);
+    }
     const struct metrics_gauges gauges = {
         .n_connections = http_n_connections(s->http),
         .queued_bytes = http_queued_bytes(s->http),
         .n_in_flight = s->n_in_flight,
         .start_seconds = s->ready_seconds,
     };
-    metrics_write(s->metrics, s->info, &stats, &gauges, &out);
+    metrics_write(s->metrics, engines, &gauges, &out);
     call_respond(c, 200, "text/plain; version=0.0.4; charset=utf-8", NULL, out.data, out.bytes);
     out_deinit(&out);
 }

@@ -1,11 +1,12 @@
-/* server.c - the server's life: start, the engine's events, signals, the end.
+/* server.c - the server's life: start, the engines' events, signals, the end.
  *
  * The end, in this order, each step only once the one before is done: a signal -> no new requests; running ones finish,
- * or are ended when the drain timeout passes -> no connection is left and no call lives -> the engine is closed, so
- * that its thread can wake nobody any more -> the handles close, the loop runs out. */
+ * or are ended when the drain timeout passes -> no connection is left and no call lives -> the engines are closed, so
+ * that their thread can wake nobody any more -> the handles close, the loop runs out. */
 #include "server/server_internal.h"
 
 #include "kernels/status.h"
+#include "weights/json.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -14,19 +15,26 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Events taken from the engine before the loop looks after its sockets again. */
+/* Events taken from the engines before the loop looks after its sockets again. */
 #define EVENTS_PER_TURN 4096
 /* How long ended requests have to get their last bytes out. */
 #define ENDING_MS          2000
 #define MAX_TEMPLATE_BYTES ((size_t)1 << 20)
 
-struct server_options server_default_options(void) {
-    return (struct server_options){
-        .http = http_default_options(),
+const char *const server_role_names[] = {"large", "small", "draft", "embedder", NULL};
+
+struct server_model_options server_default_model(void) {
+    return (struct server_model_options){
         .engine = engine_default_options(),
         .enable_thinking = -1,
         .checkpoint_sampling = true,
         .split_reasoning = true,
+    };
+}
+
+struct server_options server_default_options(void) {
+    return (struct server_options){
+        .http = http_default_options(),
         .stream_interval = 1,
         .max_requests_in_flight = 4096,
         .drain_timeout_seconds = 30,
@@ -35,21 +43,26 @@ struct server_options server_default_options(void) {
     };
 }
 
-/* ---- the engine's events ----------------------------------------------------------------------------------------- */
+/* ---- the engines' events ----------------------------------------------------------------------------------------- */
 
-static void on_engine(void *arg) { /* on the engine's thread */
+static void on_engine(void *arg) { /* on the engines' thread */
     uv_async_send(arg);
 }
 
 static void on_wake(uv_async_t *wake) {
     struct server *s = wake->data;
+    const int bound = EVENTS_PER_TURN / s->n_models; /* of each model, so that none waits for another's flood */
     struct engine_event event;
-    int n = 0;
-    while (n < EVENTS_PER_TURN && s->engine && engine_poll(s->engine, &event)) {
-        generation_event(&event);
-        n++;
+    bool more = false;
+    for (int i = 0; i < s->n_models; i++) {
+        int n = 0;
+        while (n < bound && s->models[i].engine && engine_poll(s->models[i].engine, &event)) {
+            generation_event(&event);
+            n++;
+        }
+        more |= n == bound;
     }
-    if (n == EVENTS_PER_TURN) uv_async_send(wake);
+    if (more) uv_async_send(wake);
     server_check_drained(s);
 }
 
@@ -57,8 +70,9 @@ static void on_wake(uv_async_t *wake) {
 
 static void stop(struct server *s) {
     s->stopped = true;
-    engine_close(s->engine);
-    s->engine = NULL;
+    deployment_close(s->deployment);
+    s->deployment = NULL;
+    for (int i = 0; i < s->n_models; i++) s->models[i].engine = NULL;
     http_server_close(s->http);
     uv_close((uv_handle_t *)&s->wake, NULL);
     uv_close((uv_handle_t *)&s->drain_timer, NULL);
@@ -115,34 +129,67 @@ static enum chat_template template_by_file(const char *path) {
     return found;
 }
 
-static int choose_template(struct server *s, char *err, size_t err_bytes) {
-    const char *name = s->options->chat_template;
-    s->chat_template = s->info->chat_template;
-    if (!name) return 0;
-    s->chat_template = chat_template_by_name(name);
-    if (s->chat_template == CHAT_TEMPLATE_NONE) s->chat_template = template_by_file(name);
-    if (s->chat_template != CHAT_TEMPLATE_NONE) return 0;
+/* The template that --chat-template names; NONE, which stands for the checkpoint's, without the flag. */
+static int choose_template(const struct server_model_options *o, enum chat_template *out, char *err, size_t err_bytes) {
+    char quoted[128];
+    *out = CHAT_TEMPLATE_NONE;
+    if (!o->chat_template) return 0;
+    *out = chat_template_by_name(o->chat_template);
+    if (*out == CHAT_TEMPLATE_NONE) *out = template_by_file(o->chat_template);
+    if (*out != CHAT_TEMPLATE_NONE) return 0;
     return fail(err, err_bytes, STATUS_INVALID,
-                "--chat-template: expected qwen2.5, qwen3, qwen3-thinking, qwen3-nonthinking or a file that holds the "
-                "text of one of them, found \"%s\"",
-                name);
+                "%s: --chat-template: expected qwen2.5, qwen3, qwen3-thinking, qwen3-nonthinking or a file that holds "
+                "the text of one of them, found \"%s\"",
+                o->engine.model, json_quote(o->chat_template, quoted, sizeof quoted));
 }
 
-static void set_defaults(struct server *s) {
+/* What a model is refused for before any is opened. */
+static int check_role(const struct server_model_options *o, char *err, size_t err_bytes) {
+    if (o->roles & ROLE_EMBEDDER)
+        return fail(err, err_bytes, STATUS_UNSUPPORTED,
+                    "%s: role: expected large, small or draft, found embedder, which this version cannot serve yet",
+                    o->engine.model);
+    return 0;
+}
+
+static void set_model(struct server_model *m, struct engine *engine) {
+    const struct server_model_options *o = m->options;
+    m->engine = engine;
+    m->info = engine_info(engine);
+    m->names = o->n_served_names ? o->served_names : &o->engine.model;
+    m->n_names = o->n_served_names ? o->n_served_names : 1;
+    m->tokenizer = engine_tokenizer(engine);
+    m->think_open = tokenizer_id(m->tokenizer, "<think>", 7);
+    m->think_close = tokenizer_id(m->tokenizer, "</think>", 8);
+}
+
+static int open_models(struct server *s, char *err, size_t err_bytes) {
     const struct server_options *o = s->options;
-    s->names = o->n_served_names ? o->served_names : &o->engine.model;
-    s->n_names = o->n_served_names ? o->n_served_names : 1;
-    s->tokenizer = engine_tokenizer(s->engine);
-    s->think_open = tokenizer_id(s->tokenizer, "<think>", 7);
-    s->think_close = tokenizer_id(s->tokenizer, "</think>", 8);
-    s->created = (int64_t)time(NULL);
-    s->defaults = (struct api_defaults){
-        .sampling = o->checkpoint_sampling ? sampling_from_generation_config(&s->info->generation) : sampling_default(),
-        .max_logprobs = s->info->max_logprobs,
-        .vocab = s->info->model.vocab,
-        .enable_thinking = o->enable_thinking,
-        .force_include_usage = o->force_include_usage,
-    };
+    struct engine_options engines[DEPLOYMENT_MAX_MODELS];
+    int status = 0;
+    CHECK(o->n_models >= 1 && o->n_models <= DEPLOYMENT_MAX_MODELS);
+    for (int i = 0; i < o->n_models && !status; i++) {
+        s->models[i] = (struct server_model){.options = &o->models[i], .index = i};
+        engines[i] = o->models[i].engine;
+        status = check_role(&o->models[i], err, err_bytes);
+        if (!status) status = choose_template(&o->models[i], &engines[i].chat_template, err, err_bytes);
+    }
+    if (!status) status = deployment_open(&s->deployment, engines, o->n_models, err, err_bytes);
+    if (status) return status;
+    s->n_models = o->n_models;
+    for (int i = 0; i < s->n_models; i++) {
+        struct server_model *m = &s->models[i];
+        set_model(m, deployment_engine(s->deployment, i));
+        m->defaults = (struct api_defaults){
+            .sampling = m->options->checkpoint_sampling ? sampling_from_generation_config(&m->info->generation)
+                                                        : sampling_default(),
+            .max_logprobs = m->info->max_logprobs,
+            .vocab = m->info->model.vocab,
+            .enable_thinking = m->options->enable_thinking,
+            .force_include_usage = o->force_include_usage,
+        };
+    }
+    return 0;
 }
 
 static double unix_seconds(void) {
@@ -159,41 +206,57 @@ static const char *show_bytes(size_t bytes, char buffer[32]) {
 }
 
 /* Where the seconds of the start went. */
-static void announce_load(const struct server *s) {
-    const struct engine_start *t = &s->info->start;
-    const double rate = t->weights > 0 ? 1e-9 * (double)s->info->weight_bytes / t->weights : 0;
-    char text[256], bytes[32];
-    const struct log_figure figures[] = {{"weight_bytes", (double)s->info->weight_bytes},
+static void announce_load(const struct server *s, const struct server_model *m) {
+    const struct engine_start *t = &m->info->start;
+    const double rate = t->weights > 0 ? 1e-9 * (double)m->info->weight_bytes / t->weights : 0;
+    char text[512], name[128] = "", bytes[32];
+    const struct log_figure figures[] = {{"weight_bytes", (double)m->info->weight_bytes},
                                          {"weights_seconds", t->weights},
                                          {"weights_gb_per_second", rate},
                                          {"configuration_seconds", t->configuration},
                                          {"checkpoint_seconds", t->checkpoint},
                                          {"device_seconds", t->device},
                                          {"kv_seconds", t->kv}};
+    if (s->n_models > 1) json_quote(m->names[0], name, sizeof name);
     snprintf(text, sizeof text,
-             "loaded %s of weights in %.2f s (%.1f GB/s); tokenizer %.2f s, checkpoint's headers %.2f s, "
+             "%s%sloaded %s of weights in %.2f s (%.1f GB/s); tokenizer %.2f s, checkpoint's headers %.2f s, "
              "device %.2f s, KV pool %.2f s",
-             show_bytes(s->info->weight_bytes, bytes), t->weights, rate, t->configuration, t->checkpoint, t->device,
-             t->kv);
+             name, *name ? ": " : "", show_bytes(m->info->weight_bytes, bytes), t->weights, rate, t->configuration,
+             t->checkpoint, t->device, t->kv);
     log_figures(&s->log, LOG_INFO, text, figures, (int)(sizeof figures / sizeof *figures));
 }
 
-static void announce(struct server *s, double seconds) {
+/* " as large and draft" */
+static const char *show_roles(unsigned roles, char buffer[64]) {
+    size_t n = 0;
+    buffer[0] = 0;
+    for (int i = 0; server_role_names[i]; i++)
+        if (roles >> i & 1)
+            n += (size_t)snprintf(buffer + n, 64 - n, "%s%s", n ? " and " : " as ", server_role_names[i]);
+    return buffer;
+}
+
+static void announce(const struct server *s, const struct server_model *m, double seconds) {
     const struct http_options *h = &s->options->http;
-    char address[160], kv[32], weights[32];
+    const struct engine_info *info = m->info;
+    const bool alone = s->n_models == 1;
+    char address[160], kv[32], weights[32], roles[64], name[128];
     if (h->uds)
         snprintf(address, sizeof address, "unix:%s", h->uds);
     else
         snprintf(address, sizeof address, strchr(h->host, ':') ? "http://[%s]:%d" : "http://%s:%d", h->host,
                  http_port(s->http));
     log_message(&s->log, LOG_INFO,
-                "ready in %.2f s: %s serves %s (%s weights, %s for KV: %lld tokens, max-model-len %d, %s)", seconds,
-                address, s->names[0], show_bytes(s->info->weight_bytes, weights), show_bytes(s->info->kv_bytes, kv),
-                (long long)s->info->n_blocks * s->info->block_size, s->info->max_model_len, s->info->backend);
-    if (s->chat_template == CHAT_TEMPLATE_NONE)
+                "ready in %.2f s: %s serves %s%s (%s weights, %s for KV%s%lld tokens, max-model-len %d, %s)", seconds,
+                address, json_quote(m->names[0], name, sizeof name), show_roles(m->options->roles, roles),
+                show_bytes(info->weight_bytes, weights), show_bytes(info->kv_bytes, kv),
+                alone ? ": " : " shared by all: up to ", (long long)info->n_blocks * info->block_size,
+                info->max_model_len, info->backend);
+    if (info->chat_template == CHAT_TEMPLATE_NONE)
         log_message(&s->log, LOG_WARNING,
-                    "the checkpoint's chat template is not known: chat requests are refused; "
-                    "--chat-template names one");
+                    "%s%sthe checkpoint's chat template is not known: chat requests are refused; "
+                    "--chat-template names one",
+                    alone ? "" : name, alone ? "" : ": ");
 }
 
 static int open_http(struct server *s, char *err, size_t err_bytes) {
@@ -221,13 +284,22 @@ static void open_handles(struct server *s) {
 static int start(struct server *s, char *err, size_t err_bytes) {
     const struct server_options *o = s->options;
     int status = auth_open(&s->auth, o->api_keys, o->n_api_keys, o->api_key_file, err, err_bytes);
-    if (!status) status = engine_open(&s->engine, &o->engine, err, err_bytes);
-    if (status) return status;
-    s->info = engine_info(s->engine);
-    status = choose_template(s, err, err_bytes);
-    if (status) return status;
-    set_defaults(s);
-    return open_http(s, err, err_bytes);
+    if (!status) status = open_models(s, err, err_bytes);
+    return status ? status : open_http(s, err, err_bytes);
+}
+
+/* What is left once nothing can fail any more. */
+static void open_rest(struct server *s, double began) {
+    const char *names[DEPLOYMENT_MAX_MODELS];
+    for (int i = 0; i < s->n_models; i++) names[i] = s->models[i].names[0];
+    s->metrics = metrics_open(names, s->n_models);
+    s->log.names_models = s->n_models > 1;
+    s->created = (int64_t)time(NULL);
+    open_handles(s);
+    for (int i = 0; i < s->n_models; i++) engine_set_wake(s->models[i].engine, on_engine, &s->wake);
+    s->ready_seconds = unix_seconds();
+    for (int i = 0; i < s->n_models; i++) announce_load(s, &s->models[i]);
+    for (int i = 0; i < s->n_models; i++) announce(s, &s->models[i], s->ready_seconds - began);
 }
 
 int server_run(const struct server_options *options, char *err, size_t err_bytes) {
@@ -242,18 +314,11 @@ int server_run(const struct server_options *options, char *err, size_t err_bytes
     signal(SIGPIPE, SIG_IGN);
     CHECK_EQ(uv_loop_init(&s.loop), 0);
     int status = start(&s, err, err_bytes);
-    if (!status) {
-        s.metrics = metrics_open(s.names[0]);
-        open_handles(&s);
-        engine_set_wake(s.engine, on_engine, &s.wake);
-        s.ready_seconds = unix_seconds();
-        announce_load(&s);
-        announce(&s, s.ready_seconds - began);
-    }
+    if (!status) open_rest(&s, began);
     uv_run(&s.loop, UV_RUN_DEFAULT); /* after a failed start: closes what was opened */
     if (!status) log_message(&s.log, LOG_INFO, "stopped");
     http_server_free(s.http);
-    engine_close(s.engine);
+    deployment_close(s.deployment);
     metrics_close(s.metrics);
     auth_close(s.auth);
     out_deinit(&s.scratch);

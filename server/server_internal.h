@@ -27,21 +27,29 @@
 struct call;
 struct choice;
 
-struct server {
-    const struct server_options *options; /* borrowed */
-    struct engine *engine;                /* owned; NULL after the last request */
+/* One model that requests can name. Constant while requests are served. */
+struct server_model {
+    const struct server_model_options *options; /* borrowed */
+    int index;                                  /* in the server's models, and in its metrics */
+    struct engine *engine;                      /* borrowed from the deployment; NULL after the last request */
     const struct engine_info *info;
     const struct tokenizer *tokenizer;
     struct api_defaults defaults;
-    enum chat_template chat_template;
     int32_t think_open, think_close; /* token ids of <think> and </think>, -1 if there are none */
     const char *const *names;        /* [n_names] borrowed */
     int n_names;
-    int64_t created; /* Unix time of the model card */
+};
+
+struct server {
+    const struct server_options *options; /* borrowed */
+    struct deployment *deployment;        /* owned; NULL after the last request */
+    struct server_model models[DEPLOYMENT_MAX_MODELS];
+    int n_models;
+    int64_t created; /* Unix time of the model cards */
 
     uv_loop_t loop;
     struct http_server *http;
-    uv_async_t wake; /* the engine has events */
+    uv_async_t wake; /* an engine has events */
     uv_signal_t signals[2];
     uv_timer_t drain_timer;
     bool draining;      /* a signal came: no new requests */
@@ -107,15 +115,16 @@ struct call {
     struct out prepared;            /* the whole answer, where no model is asked */
     void (*answer)(struct call *c); /* after api_prepare */
 
-    const struct api *api;  /* endpoints that ask a model */
-    const char *model;      /* the name that answers say */
-    struct choice *choices; /* owned [n_choices] */
-    int n_choices, n_open;  /* open: the engine has it and has not finished it */
-    bool in_flight;         /* counted in the server's n_in_flight */
-    bool streaming;         /* the status line of a stream was written */
-    struct out chunk_head;  /* how every event of the stream begins */
-    int64_t created;        /* Unix time */
-    double t_first;         /* seconds from the request's first byte to the first token */
+    const struct api *api;            /* endpoints that ask a model */
+    const struct server_model *model; /* NULL until the body said which of several */
+    const char *model_name;           /* the one that answers say */
+    struct choice *choices;           /* owned [n_choices] */
+    int n_choices, n_open;            /* open: the engine has it and has not finished it */
+    bool in_flight;                   /* counted in the server's n_in_flight */
+    bool streaming;                   /* the status line of a stream was written */
+    struct out chunk_head;            /* how every event of the stream begins */
+    int64_t created;                  /* Unix time */
+    double t_first;                   /* seconds from the request's first byte to the first token */
 };
 
 struct call *call_open(struct server *s, struct http_exchange *x, const struct route *route);
@@ -141,6 +150,13 @@ void call_aborted(void *user, struct http_exchange *x);
 void call_done(void *server, const struct http_exchange *x, int status, uint64_t bytes_sent, double seconds,
                bool aborted);
 size_t call_error_body(void *user, int status, const char *message, char *buffer, size_t buffer_bytes);
+
+/* ---- api_models.c: which names there are ------------------------------------------------------------------------- */
+
+/* The model of that name, and in *own the server's copy of it; with NULL the only model. 0, or *error is filled: with
+ * the names that there are. Any thread. */
+int api_model_find(const struct server *s, const char *name, const struct server_model **model, const char **own,
+                   struct api_error *error);
 
 /* ---- api_prompt.c: from the body to token ids. Pure but for the call's own fields -------------------------------- */
 

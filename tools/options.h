@@ -4,8 +4,10 @@
  * spelled --name VALUE or --name=VALUE, with '-' or '_' between words; booleans are --name and --no-name. Numbers take
  * the suffixes k, m, g (thousands: "25.6k") and K, M, G (1024s: "4K"). "--" ends the flags.
  *
- * Every command with OPTIONS_CONFIG in its table also takes --config FILE: a JSON object whose members are named like
- * the flags. What the command line says counts more than the file.
+ * Every command with OPTION_CONFIG in its table also takes --config FILE: a JSON object whose members are named like
+ * the flags. What the command line says counts more than the file. With OPTION_ENTRIES the file may hold an array of
+ * objects, one for each thing of a kind; the flags of such a thing (per_entry) then stand in its object, which the
+ * command reads with options_read_object, and neither beside the array nor on the command line.
  *
  *     int port = 8000;
  *     const struct option_spec specs[] = {
@@ -19,6 +21,8 @@
  *     ... o.operands.items[0] ...
  *     done: options_deinit(&o);                                                                                   */
 #pragma once
+
+#include "weights/json.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -34,15 +38,16 @@ struct option_ints {
 };
 
 enum option_kind {
-    OPTION_BOOL,   /* bool *                 --name, --no-name, --name=true|false */
-    OPTION_INT,    /* int *                  */
-    OPTION_SIZE,   /* size_t *               bytes or counts */
-    OPTION_DOUBLE, /* double *               */
-    OPTION_STRING, /* const char **          borrowed from argv or the options */
-    OPTION_LIST,   /* struct option_list *   --name a b c, --name=a, and repeated */
-    OPTION_INTS,   /* struct option_ints *   as a list; each within the range */
-    OPTION_CONFIG, /* const char **          --config FILE */
-    OPTION_TITLE,  /* no flag: a heading in --help (name is the text) */
+    OPTION_BOOL,    /* bool *                 --name, --no-name, --name=true|false */
+    OPTION_INT,     /* int *                  */
+    OPTION_SIZE,    /* size_t *               bytes or counts */
+    OPTION_DOUBLE,  /* double *               */
+    OPTION_STRING,  /* const char **          borrowed from argv or the options */
+    OPTION_LIST,    /* struct option_list *   --name a b c, --name=a, and repeated */
+    OPTION_INTS,    /* struct option_ints *   as a list; each within the range */
+    OPTION_CONFIG,  /* const char **          --config FILE */
+    OPTION_ENTRIES, /* const cJSON **         no flag: an array of objects in the config file, which owns it */
+    OPTION_TITLE,   /* no flag: a heading in --help (name is the text) */
 };
 
 struct option_spec {
@@ -52,9 +57,10 @@ struct option_spec {
     const char *metavar; /* "N", "FILE", ... */
     const char *help;
     double low, high;           /* numbers: the range when low < high */
-    const char *const *choices; /* strings: NULL-terminated list of what is allowed, or NULL */
+    const char *const *choices; /* strings and lists of them: what is allowed, NULL-terminated, or NULL */
     const char *alias;          /* a second name; a short one is spelled with one dash: "tp" is -tp and --tp */
     const char *shown;          /* the default as --help shows it, where the variable cannot tell */
+    bool per_entry;             /* with entries in the config file: belongs into them */
 };
 
 /* One row of a table: FLAG(KIND, name, out, metavar, help) and any further fields by name. */
@@ -72,9 +78,10 @@ struct command_help {
 };
 
 struct options { /* zero-initialise */
-    struct option_list operands;
+    struct option_list operands;     /* empty where the config file has entries */
     const struct option_spec *specs; /* borrowed */
-    void *config;                    /* owned: the parsed --config file */
+    cJSON *config;                   /* owned: the parsed --config file */
+    const char *config_path;         /* borrowed from argv; NULL: none */
 };
 
 /* argv[0] is the command's name. False when the command must not go on: *exit_code is 0 after --help (printed to
@@ -83,6 +90,12 @@ bool options_parse(struct options *o, const struct command_help *help, const str
                    char **argv, int *exit_code);
 /* Frees operands, lists and the config file; strings taken from them end here. */
 void options_deinit(struct options *o);
+
+/* Reads an object's members into a table as those of a config file are read. outer: the table of the object around it,
+ * for the sentence about a member that belongs there, or NULL. STATUS_INVALID and "NAME: expected .., found ..".
+ * Strings are views of the object; the lists are the caller's to free. */
+int options_read_object(const struct option_spec *specs, const struct option_spec *outer, const cJSON *object,
+                        char *err, size_t err_bytes);
 
 /* A command that is a table of commands: `tandem`, `tandem bench`. */
 struct command {

@@ -41,13 +41,17 @@ def free_port():
 
 
 class Server:
-    """`tandem serve` on a free port; its output is kept in a file and shown when a test fails to start it."""
+    """`tandem serve` on a free port; its output is kept in a file and shown when a test fails to start it. It serves one
+    model, or those of a config: a dict, which becomes the --config file."""
 
-    def __init__(self, *flags, model=MODEL, names=(NAME,)):
+    def __init__(self, *flags, model=MODEL, names=(NAME,), config=None):
         self.port = free_port()
         self.log = tempfile.NamedTemporaryFile("w+", prefix="tandem-", suffix=".log")
-        command = [BINARY, "serve", model, "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--served-model-name", *names, *flags]
+        self.config = tempfile.NamedTemporaryFile("w+", prefix="tandem-", suffix=".json")
+        what = [model, "--served-model-name", *names] if config is None else ["--config", self.config.name]
+        json.dump(config, self.config)
+        self.config.flush()
+        command = [BINARY, "serve", *what, "--host", "127.0.0.1", "--port", str(self.port), *flags]
         self.process = subprocess.Popen(
             [str(c) for c in command],
             cwd=ROOT,

@@ -15,7 +15,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
     struct api_request r;
     struct api_error error;
     if (!bytes) return 0;
-    if (api_request_parse(&r, data[0] % 4, (const char *)data + 1, bytes - 1, &defaults, &error)) return 0;
+    if (api_request_open(&r, data[0] % 4, (const char *)data + 1, bytes - 1, &error)) return 0;
+    if (api_request_read(&r, &defaults, &error)) return 0;
     api_request_deinit(&r);
     return 0;
 }

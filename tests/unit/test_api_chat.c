@@ -12,8 +12,8 @@
 
 #define TOOLS "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]"
 
-static struct server_options options;
-static struct server server = {.options = &options, .think_open = -1, .think_close = -1};
+static struct server_model_options options;
+static struct server_model model = {.options = &options, .think_open = -1, .think_close = -1};
 
 /* What a client has put together. */
 struct answer {
@@ -38,21 +38,22 @@ static void open_call(struct call *c, struct choice *choice, const char *fields,
     char body[512];
     snprintf(body, sizeof body, "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]%s%s}", *fields ? "," : "",
              fields);
-    *c = (struct call){.server = &server,
-                       .api = &api_chat,
+    *c = (struct call){.api = &api_chat,
                        .kind = API_CHAT,
                        .id = "i",
-                       .model = "m",
+                       .model = &model,
+                       .model_name = "m",
                        .n_choices = 1,
                        .choices = choice};
-    cr_assert_eq(api_request_parse(&c->request, API_CHAT, body, strlen(body), &defaults, &c->error), 0, "%s",
-                 c->error.message);
+    cr_assert_eq(api_request_open(&c->request, API_CHAT, body, strlen(body), &c->error), 0, "%s", c->error.message);
+    cr_assert_eq(api_request_read(&c->request, &defaults, &c->error), 0, "%s", c->error.message);
     *choice = (struct choice){.call = c, .stop_string = -1, .stop_token = -1};
     reasoning_begin(&choice->split, thinks || opens, opens);
 }
 
 static void close_call(struct call *c, struct choice *choice) {
     choice_deinit(choice);
+    out_deinit(&c->chunk_head);
     api_request_deinit(&c->request);
 }
 

@@ -22,7 +22,8 @@ static const struct api_defaults defaults = {
 };
 
 static int parse(struct api_request *r, enum api_kind kind, const char *body, struct api_error *error) {
-    return api_request_parse(r, kind, body, strlen(body), &defaults, error);
+    int status = api_request_open(r, kind, body, strlen(body), error);
+    return status ? status : api_request_read(r, &defaults, error);
 }
 
 static void must_parse(struct api_request *r, enum api_kind kind, const char *body) {

@@ -25,6 +25,13 @@ Test(readme, holds_the_library_example_verbatim) {
     free(example);
 }
 
+Test(readme, shows_the_example_of_a_deployment_verbatim) {
+    char *readme = read_file("server/README.md"), *example = read_file("server/examples/deployment.json");
+    cr_assert_not_null(strstr(readme, example), "server/README.md and server/examples/deployment.json differ");
+    free(readme);
+    free(example);
+}
+
 /* Every relative link leads to a file. */
 Test(readme, links_lead_somewhere) {
     char *readme = read_file("README.md");
