@@ -162,7 +162,7 @@ static int place(struct deployment *d, char *err, size_t err_bytes) {
 static struct engine_options drafting_options(const struct engine *e) {
     const struct engine_options *o = &e->options;
     struct engine_options draft = engine_default_options();
-    draft.model = e->speculation.draft;
+    draft.model = e->speculative_config.draft;
     draft.backend = o->backend;
     draft.load_format = o->load_format;
     draft.token_ids_only = o->token_ids_only;
@@ -196,9 +196,9 @@ static int check_same_tokens(const struct engine *e, const struct engine *draft,
 static int add_drafts(struct deployment *d, char *err, size_t err_bytes) {
     for (int i = 0; i < d->n_public; i++) {
         struct engine *e = &d->engines[i];
-        if (!e->speculation.draft) continue;
+        if (!e->speculative_config.draft) continue;
         for (int j = 0; j < d->n_engines && !e->draft; j++)
-            if (!strcmp(d->engines[j].options.model, e->speculation.draft)) e->draft = &d->engines[j];
+            if (!strcmp(d->engines[j].options.model, e->speculative_config.draft)) e->draft = &d->engines[j];
         if (e->draft == e)
             return fail(err, err_bytes, STATUS_INVALID, "%s: expected another model to draft for it, found itself",
                         e->options.model);

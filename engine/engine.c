@@ -105,6 +105,8 @@ int engine__open_scheduler(struct engine *e, int model, char *err, size_t err_by
     int status = sched_init(&e->sched, &sched, e->deployment->pool, model, err, err_bytes);
     if (status) return status;
     e->sampled = malloc((size_t)e->runner.options.max_rows * sizeof *e->sampled);
+    status = speculator_open(&e->speculator, &e->speculative_config, &e->sched, &e->runner, err, err_bytes);
+    if (status) return status;
     for (int i = 0; i < RUNNER_SLOTS && !status; i++) status = plan_init(&e->plans[i], o->max_num_seqs);
     if (status || !e->sampled) return fail(err, err_bytes, STATUS_NO_MEMORY, "out of memory for the scheduler");
     return 0;
@@ -156,7 +158,7 @@ static bool is_dummy(const struct engine *e) {
 int engine__configure(struct engine *e, char *err, size_t err_bytes) {
     double t = engine__now();
     int status = check_options(&e->options, err, err_bytes);
-    if (!status) status = speculative_config_parse(&e->speculation, e->options.speculative_config, err, err_bytes);
+    if (!status) status = speculative_config_parse(&e->speculative_config, e->options.speculative_config, err, err_bytes);
     if (!status) status = open_configuration(e, is_dummy(e), err, err_bytes);
     e->info.start.configuration = lap(&t);
     if (!status && !is_dummy(e)) status = checkpoint_open(&e->checkpoint, e->path, err, err_bytes);
@@ -168,7 +170,7 @@ int engine__configure(struct engine *e, char *err, size_t err_bytes) {
 struct runner_options engine__runner_options(const struct engine *e) {
     const struct engine_options *o = &e->options;
     /* Beyond a row for every sequence: rows of prompts that want logprobs, and drafts; many sequences draft little. */
-    const int rows = (o->max_num_seqs > 64 ? o->max_num_seqs : 64) + 32 * e->speculation.max_drafts;
+    const int rows = (o->max_num_seqs > 64 ? o->max_num_seqs : 64) + 32 * e->speculative_config.max_drafts;
     return (struct runner_options){
         .backend = o->backend,
         .n_threads = o->n_threads,
@@ -224,10 +226,11 @@ void engine__deinit(struct engine *e) {
     }
     for (int i = 0; i < RUNNER_SLOTS; i++) plan_deinit(&e->plans[i]);
     free(e->sampled);
+    speculator_close(&e->speculator);
     runner_close(&e->runner);
     checkpoint_close(e->checkpoint);
     tokenizer_close(e->tokenizer);
-    speculative_config_deinit(&e->speculation);
+    speculative_config_deinit(&e->speculative_config);
     free(e->text);
     free(e->positions);
     pthread_cond_destroy(&e->client_cond);

@@ -35,6 +35,7 @@
 struct engine; /* owned */
 
 enum sched_policy { POLICY_FCFS, POLICY_PRIORITY };
+enum { SPECULATION_MAX_DRAFTS = 16 };
 
 /* Names and meanings are those of vLLM's flags. Zero means "default" where a default is named. */
 struct engine_options {
@@ -79,7 +80,8 @@ struct engine_options engine_default_options(void);
  *     "model"                      the drafting model: one of the deployment's with the same path, else it is loaded
  *                                  beside. Its tokens must be the model's: ids that both have stand for the same bytes
  *     "num_speculative_tokens"     of one sequence in one step, at most: 1 .. 16, default 5
- *     "prompt_lookup_min", "_max"  tokens of context that a look-up matches: 1 .. 64, default 2 and 5
+ *     "prompt_lookup_min", "_max"  tokens of context that a look-up matches: 1 .. 8, default 2 and 4
+ *     "adaptive"                   false: always as many as num_speculative_tokens says, whether it pays or not
  *     "synthetic_acceptance_rate"  benchmarks: each proposal is accepted with this probability whatever the model says;
  *                                  the text is then meaningless */
 
@@ -196,6 +198,7 @@ struct position_logprobs {
 struct request_usage {
     int n_prompt, n_cached, n_output; /* tokens */
     int n_preemptions;
+    int n_drafted, n_accepted; /* drafts of speculation that were verified, and that were right; 0 before the end */
     /* CLOCK_MONOTONIC seconds: submitted, first planned, first token, finished (0 while unknown) */
     double t_submit, t_start, t_first, t_finish;
 };
@@ -234,6 +237,8 @@ struct engine_stats {
     int n_blocks, n_blocks_used, n_blocks_cached; /* used: held by sequences */
     uint64_t n_steps, n_preemptions;
     uint64_t n_prompt_tokens, n_prompt_tokens_cached, n_generated_tokens;
+    uint64_t n_drafts, n_draft_tokens;         /* speculation: decodes that had drafts, and these in all */
+    uint64_t n_accepted_at[SPECULATION_MAX_DRAFTS]; /* of them, how many were accepted, by position */
     uint64_t prefix_queries, prefix_hits; /* tokens */
     double step_seconds_total; /* time in which a step was on its way */
     double device_seconds_total; /* of which the device was at it; on the CPU the same */

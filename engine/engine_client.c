@@ -41,7 +41,8 @@ int engine_submit(struct engine *e, const struct request_params *params, uint64_
                     e->n_live, bound);
     struct request *r;
     const uint64_t number = e->n_requests + 1;
-    status = request_open(&r, number, params, &e->info, e->tokenizer, mix(e->options.seed ^ mix(number)));
+    status = request_open(&r, number, params, &e->info, e->tokenizer, &e->speculative_config,
+                          mix(e->options.seed ^ mix(number)));
     if (status) return fail(err, err_bytes, status, "no memory for the request");
     e->n_requests = number;
     r->t_submit = engine__now();
@@ -108,6 +109,8 @@ static struct request_usage usage_of(const struct request *r, bool ended) {
         .n_cached = r->n_cached,
         .n_output = r->n_seen - r->seq->n_prompt,
         .n_preemptions = ended ? r->seq->n_preemptions : 0,
+        .n_drafted = ended ? r->n_drafted : 0,
+        .n_accepted = ended ? r->n_accepted : 0,
         .t_submit = r->t_submit,
         .t_start = r->t_start,
         .t_first = r->t_first,

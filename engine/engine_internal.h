@@ -14,7 +14,7 @@
 #include "engine/request.h"
 #include "engine/runner.h"
 #include "engine/sched.h"
-#include "engine/speculative_config.h"
+#include "engine/speculator.h"
 
 #include <limits.h>
 #include <pthread.h>
@@ -26,16 +26,17 @@ struct engine {
     struct engine_info info;
     char path[PATH_MAX];
     struct tokenizer *tokenizer;
-    struct speculative_config speculation;
+    struct speculative_config speculative_config;
     struct engine *draft;          /* of the same deployment: drafts for this model; NULL: none does */
     struct checkpoint *checkpoint; /* owned, from the check of its headers until its weights are on the device */
 
     /* engine thread */
     struct runner runner;
     struct sched sched;
+    struct speculator speculator;
     struct plan plans[RUNNER_SLOTS]; /* plans[slot] is on its way from launch to land */
     double launched[RUNNER_SLOTS];   /* when */
-    int slot;                        /* of the next step */
+    int slot, n_flights;             /* of the next step; steps on their way */
     int32_t *sampled;                /* [max_rows of the runner] */
     uint64_t n_cancels_done;
     struct engine_stats figures; /* its own copy */

@@ -89,7 +89,7 @@ static void count_step(struct engine *e, const struct plan *plan, double seconds
     f->step_tokens_sum += (uint64_t)T;
     f->step_seconds_total += seconds;
     f->device_seconds_total += device_seconds;
-    for (int i = 0; i < plan->n_items; i++) f->n_generated_tokens += plan->items[i].sample;
+    for (int i = 0; i < plan->n_items; i++) f->n_generated_tokens += (uint64_t)plan_gained(&plan->items[i]);
 }
 
 static void mark_started(struct engine *e, const struct plan *plan, double t) {
@@ -123,14 +123,17 @@ static void publish_step(struct engine *e, const struct plan *plan, double t) {
 static bool launch(struct engine *e) {
     struct deployment *d = e->deployment;
     struct plan *plan = &e->plans[e->slot];
+    if (e->n_flights && !speculator_may_plan_ahead(&e->speculator)) return false;
     sched_plan(&e->sched, plan);
     if (!plan->n_items) return false;
+    speculator_propose(&e->speculator, plan);
     e->launched[e->slot] = engine__now();
     mark_started(e, plan, e->launched[e->slot]);
     runner_launch(&e->runner, e->slot, plan);
     d->flights[d->n_flights].engine = e;
     d->flights[d->n_flights++].slot = e->slot;
     e->slot = (e->slot + 1) % RUNNER_SLOTS;
+    e->n_flights++;
     return true;
 }
 
@@ -153,17 +156,22 @@ static void land(struct deployment *d) {
     double device_seconds = 0;
     char err[ERR_BYTES];
     int status = runner_land(&e->runner, slot, plan, e->sampled, &device_seconds, err, sizeof err);
-    if (status)
+    if (status) {
         for (int i = 0; i < plan->n_items; i++) {
             struct request *r = request_of(plan->items[i].seq);
             if (r->seq->reason == FINISH_NONE) snprintf(r->error, sizeof r->error, "%s", err);
             sched_cancel(&e->sched, plan->items[i].seq, FINISH_ERROR);
         }
+    } else {
+        speculator_impose(&e->speculator, plan, e->sampled);
+    }
     sched_commit(&e->sched, plan, status ? NULL : e->sampled);
+    e->n_flights--;
     for (int i = 1; i < d->n_flights; i++) d->flights[i - 1] = d->flights[i];
     d->n_flights--;
     const double now = engine__now(), begin = e->launched[slot] > d->last_land ? e->launched[slot] : d->last_land;
     count_step(e, plan, now - begin, device_seconds);
+    if (!status) speculator_learn(&e->speculator, plan, device_seconds, now - begin, &e->figures);
     d->last_land = now;
     engine__publish_figures(e); /* before the news, so that whoever reads an ending sees its blocks free */
     publish_step(e, plan, now);

@@ -66,7 +66,7 @@ static int open_sampler(struct request *r, const struct request_params *p, const
 }
 
 int request_open(struct request **out, uint64_t id, const struct request_params *p, const struct engine_info *info,
-                 const struct tokenizer *tokenizer, uint64_t default_seed) {
+                 const struct tokenizer *tokenizer, const struct speculative_config *speculation, uint64_t default_seed) {
     const struct sampling_params *s = &p->sampling;
     struct request *r = calloc(1, sizeof *r);
     if (!r) return STATUS_NO_MEMORY;
@@ -114,6 +114,9 @@ int request_open(struct request **out, uint64_t id, const struct request_params 
         r->prompt_logprobs = malloc((size_t)p->n_prompt * (1 + (size_t)s->prompt_logprobs) * sizeof *r->logprobs);
         if (!r->prompt_logprobs) goto fail;
     }
+    if (speculation->lookup_max &&
+        ngram_open(&r->ngram, speculation->lookup_min, speculation->lookup_max, r->seq->max_len))
+        goto fail;
     r->text = text_stream_open(tokenizer, &(struct text_stream_options){
                                               .skip_special = s->skip_special_tokens,
                                               .stop = s->stop,
@@ -131,6 +134,7 @@ fail:
 void request_close(struct request *r) {
     if (!r) return;
     sequence_close(r->seq);
+    ngram_close(r->ngram);
     text_stream_close(r->text);
     free(r->biases);
     free(r->biases_early);

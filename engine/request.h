@@ -10,7 +10,10 @@
 
 #include "engine/engine.h"
 #include "engine/mailbox.h"
+#include "engine/ngram.h"
 #include "engine/sched.h"
+#include "engine/speculation.h"
+#include "engine/speculative_config.h"
 
 struct letter {
     struct mail mail; /* first: a struct mail pointer is a letter's */
@@ -41,6 +44,13 @@ struct request {
     int sampled_at; /* engine thread: where in the runner's device_ids the latest step for it samples */
     int drafts_at;  /* engine thread: where there its drafts of this step begin; -1: the plan has them, or none */
 
+    /* speculation; engine thread */
+    struct ngram *ngram; /* owned, or NULL: no look-up */
+    struct speculation_record speculation;
+    int32_t drafts[SCHED_MAX_DRAFTS]; /* of the step that is planned */
+    enum draft_source draft_source;
+    int n_drafted, n_accepted; /* drafts that were verified, and that were right; final at the farewell */
+
     /* results, engine to client */
     struct token_logprob *logprobs;        /* owned [max output, 1 + n_logprobs] or NULL */
     struct token_logprob *prompt_logprobs; /* owned [n_prompt - 1, 1 + n_prompt_logprobs] or NULL */
@@ -65,7 +75,8 @@ struct request {
 
 /* Makes a request from checked parameters. `info` must outlive it. STATUS_NO_MEMORY or sequence_open's codes. */
 int request_open(struct request **out, uint64_t id, const struct request_params *params, const struct engine_info *info,
-                 const struct tokenizer *tokenizer, uint64_t default_seed);
+                 const struct tokenizer *tokenizer, const struct speculative_config *speculation,
+                 uint64_t default_seed);
 void request_close(struct request *r); /* NULL is fine */
 
 /* Engine thread: the parameters for drawing token `position`. Tokens below seq->n_tokens are counted; the one that a

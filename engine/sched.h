@@ -71,6 +71,12 @@ struct plan_item {
     int n_preemptions; /* of seq when it was planned: if it has more at commit, it has lost the blocks that it wrote */
 };
 
+/* Once committed: tokens that the item's sequence got by it. */
+static inline int plan_gained(const struct plan_item *item) {
+    const int known = item->first + item->n_tokens - item->n_drafts, n = item->seq->n_tokens - known;
+    return item->sample && n > 0 ? n : 0;
+}
+
 struct plan {
     struct plan_item *items;    /* owned [max_num_seqs] in scheduling order; decodes and chunks alike */
     int n_items;                /* 0: nothing to run, do not commit. Never so while a sequence waits, unless

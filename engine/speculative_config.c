@@ -1,7 +1,8 @@
 /* speculative_config.c - see speculative_config.h. */
 #include "engine/speculative_config.h"
 
-#include "kernels/status.h"
+#include "engine/engine.h"
+#include "engine/ngram.h"
 #include "weights/json.h"
 
 #include <stdlib.h>
@@ -9,12 +10,12 @@
 
 #define FLAG "--speculative-config"
 
-enum { DEFAULT_DRAFTS = 5, DEFAULT_LOOKUP_MIN = 2, DEFAULT_LOOKUP_MAX = 5, MOST_LOOKUP = 64 };
+enum { DEFAULT_DRAFTS = 5, DEFAULT_LOOKUP_MIN = 2, DEFAULT_LOOKUP_MAX = 4 };
 
 static int check_keys(const cJSON *object, char *err, size_t err_bytes) {
     static const char *const known[] = {
         "method",           "model", "num_speculative_tokens", "prompt_lookup_min", "prompt_lookup_max",
-        "synthetic_acceptance_rate"};
+        "adaptive",         "synthetic_acceptance_rate"};
     const cJSON *item;
     cJSON_ArrayForEach(item, object) {
         bool found = false;
@@ -23,7 +24,7 @@ static int check_keys(const cJSON *object, char *err, size_t err_bytes) {
         if (!found)
             return fail(err, err_bytes, STATUS_INVALID,
                         FLAG ": unknown key \"%s\"; expected method, model, num_speculative_tokens, "
-                             "prompt_lookup_min, prompt_lookup_max or synthetic_acceptance_rate",
+                             "prompt_lookup_min, prompt_lookup_max, adaptive or synthetic_acceptance_rate",
                         json_quote(item->string, quoted, sizeof quoted));
     }
     return 0;
@@ -31,6 +32,7 @@ static int check_keys(const cJSON *object, char *err, size_t err_bytes) {
 
 static int read_object(struct speculative_config *c, const cJSON *object, char *err, size_t err_bytes) {
     const char *method = NULL, *model = NULL;
+    bool adaptive = true;
     char sentence[ERR_BYTES];
     int status = check_keys(object, err, err_bytes);
     if (status) return status;
@@ -39,10 +41,11 @@ static int read_object(struct speculative_config *c, const cJSON *object, char *
     if (!status) status = json_get_string(object, "model", &model, sentence, sizeof sentence);
     if (!status)
         status = json_get_int(object, "num_speculative_tokens", 1, SPECULATION_MAX_DRAFTS, &n, sentence, sizeof sentence);
-    if (!status) status = json_get_int(object, "prompt_lookup_min", 1, MOST_LOOKUP, &low, sentence, sizeof sentence);
-    if (!status) status = json_get_int(object, "prompt_lookup_max", 1, MOST_LOOKUP, &high, sentence, sizeof sentence);
+    if (!status) status = json_get_int(object, "prompt_lookup_min", 1, NGRAM_MAX, &low, sentence, sizeof sentence);
+    if (!status) status = json_get_int(object, "prompt_lookup_max", 1, NGRAM_MAX, &high, sentence, sizeof sentence);
     if (!status)
         status = json_get_double(object, "synthetic_acceptance_rate", 0, 1, &c->acceptance, sentence, sizeof sentence);
+    if (!status) status = json_get_bool(object, "adaptive", &adaptive, sentence, sizeof sentence);
     if (status) return fail(err, err_bytes, status, FLAG ": %s", sentence);
 
     if (!method) method = model ? "draft_model" : "ngram";
@@ -73,6 +76,7 @@ static int read_object(struct speculative_config *c, const cJSON *object, char *
         c->lookup_max = (int)high;
     }
     c->max_drafts = (int)n;
+    c->fixed = !adaptive;
     if (draft && !(c->draft = strdup(model))) return fail(err, err_bytes, STATUS_NO_MEMORY, "no memory for an option");
     return 0;
 }

@@ -1,14 +1,14 @@
 /* speculative_config.h - the text of --speculative-config, read (engine.h documents its keys). Private to engine/. */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
-
-enum { SPECULATION_MAX_DRAFTS = 16 };
 
 struct speculative_config {
     int max_drafts;             /* of one sequence in one step, at most; 0: no speculation */
     int lookup_min, lookup_max; /* tokens of context that a look-up matches; lookup_max 0: no look-up */
     char *draft;                /* owned: the drafting model; NULL: none */
+    bool fixed;                 /* always max_drafts */
     double acceptance;          /* above 0: imposed, for benchmarks */
 };
 

@@ -24,7 +24,9 @@
         FLAG(BOOL, "enforce-eager", &(o).enforce_eager, NULL, "no CUDA graphs"),                                       \
         FLAG(INT, "num-gpu-blocks-override", &(o).num_blocks_override, "N", "exactly so many KV blocks", .low = 0,     \
              .high = 1 << 28, .shown = "from the memory"),                                                             \
-        FLAG(BOOL, "enable-prefix-caching", &(o).enable_prefix_caching, NULL, "reuse the KV of repeated prefixes")
+        FLAG(BOOL, "enable-prefix-caching", &(o).enable_prefix_caching, NULL, "reuse the KV of repeated prefixes"),    \
+        FLAG(STRING, "speculative-config", &(o).speculative_config, "JSON",                                            \
+             "speculative decoding, e.g. '{\"method\": \"ngram\"}'; see README", .shown = "none")
 
 /* Those of the device, which all models of a process share: */
 #define ENGINE_DEVICE_FLAGS(o)                                                                                         \

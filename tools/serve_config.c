@@ -121,7 +121,6 @@ static void add_model_flags(struct option_spec *table, struct server_model_optio
              .alias = "pp"),
         FLAG(INT, "data-parallel-size", &f->data_parallel, "N", "1 only", .low = 1, .high = 1024, .alias = "dp"),
         FLAG(BOOL, "enable-expert-parallel", &f->expert_parallel, NULL, "off only"),
-        FLAG(STRING, "speculative-config", &f->speculative, "JSON", "none only"),
         FLAG(BOOL, "trust-remote-code", &f->trust_remote_code, NULL, "changes nothing: no code of a model is ever run"),
     };
     *m = server_default_model();
@@ -155,13 +154,6 @@ static int refuse(const char *flag, const char *reason, char *err, size_t err_by
     return fail(err, err_bytes, STATUS_UNSUPPORTED, "%s: %s", flag, reason);
 }
 
-static bool is_off(const char *value) {
-    static const char *const off[] = {"", "none", "null", "{}", "auto"};
-    for (size_t i = 0; value && i < sizeof off / sizeof off[0]; i++)
-        if (!strcmp(value, off[i])) return true;
-    return !value;
-}
-
 static int refuse_unsupported(const struct serve_model_flags *f, char *err, size_t err_bytes) {
     const char *one = "expected 1: a model is served by one device here";
     if (f->tensor_parallel > 1) return refuse("tensor-parallel-size", one, err, err_bytes);
@@ -169,8 +161,6 @@ static int refuse_unsupported(const struct serve_model_flags *f, char *err, size
     if (f->data_parallel > 1) return refuse("data-parallel-size", one, err, err_bytes);
     if (f->expert_parallel)
         return refuse("enable-expert-parallel", "there are no models with experts here yet", err, err_bytes);
-    if (!is_off(f->speculative))
-        return refuse("speculative-config", "speculative decoding is not supported", err, err_bytes);
     return 0;
 }
 

@@ -17,7 +17,7 @@ enum { SERVE_MAX_FLAGS = 80 };
 /* Values that need a second look before they are options. */
 struct serve_model_flags {
     struct option_list names, roles;
-    const char *policy, *generation_config, *reasoning_parser, *tool_parser, *template_kwargs, *speculative;
+    const char *policy, *generation_config, *reasoning_parser, *tool_parser, *template_kwargs;
     int seed, tensor_parallel, pipeline_parallel, data_parallel;
     bool expert_parallel, trust_remote_code;
 };

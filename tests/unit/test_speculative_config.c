@@ -20,11 +20,11 @@ Test(speculative_config, nothing_is_off) {
 
 Test(speculative_config, methods) {
     struct speculative_config c = parse("{\"method\": \"ngram\", \"num_speculative_tokens\": 3}");
-    cr_assert(c.max_drafts == 3 && c.lookup_min == 2 && c.lookup_max == 5 && !c.draft);
+    cr_assert(c.max_drafts == 3 && c.lookup_min == 2 && c.lookup_max == 4 && !c.draft);
     c = parse("{\"method\": \"ngram\", \"prompt_lookup_max\": 1}");
     cr_assert(c.max_drafts == 5 && c.lookup_min == 1 && c.lookup_max == 1);
-    c = parse("{\"method\": \"ngram\", \"prompt_lookup_min\": 9}");
-    cr_assert(c.lookup_min == 9 && c.lookup_max == 9);
+    c = parse("{\"method\": \"ngram\", \"prompt_lookup_min\": 6}");
+    cr_assert(c.lookup_min == 6 && c.lookup_max == 6);
     c = parse("{\"method\": \"ngram\", \"prompt_lookup_min\": 3, \"prompt_lookup_max\": 7}");
     cr_assert(c.lookup_min == 3 && c.lookup_max == 7);
     c = parse("{\"model\": \"some/draft\", \"synthetic_acceptance_rate\": 0.8}");
