@@ -17,6 +17,7 @@ struct row {
     double ttft, ttft_last; /* seconds: the median request's, and until all have theirs */
     double per_token;       /* seconds between two tokens of a sequence; 0: not measured */
     double busy;            /* share of the decoding in which the device was at it */
+    struct engine_stats drafts; /* n_decodes_with and n_accepted_at, of all runs */
 };
 
 struct live { /* one request of a run */
@@ -95,6 +96,10 @@ static int run_once(struct row *row, struct engine *e, uint64_t seed, char *err,
     row->ttft = bench_quantile(ttft, (size_t)n_first, 0.5);
     const bool decodes = row->output_len > 1 && tokens > tokens_before && t_end > t_start && t_start > 0;
     row->per_token = decodes ? (t_end - t_start) * B / (double)(tokens - tokens_before) : 0;
+    for (int i = 0; i <= SPECULATION_MAX_DRAFTS; i++)
+        row->drafts.n_decodes_with[i] += after.n_decodes_with[i] - before.n_decodes_with[i];
+    for (int i = 0; i < SPECULATION_MAX_DRAFTS; i++)
+        row->drafts.n_accepted_at[i] += after.n_accepted_at[i] - before.n_accepted_at[i];
     row->busy = decodes ? (after.device_seconds_total - before.device_seconds_total) / (t_end - t_start) : 0;
     free(live);
     free(ttft);
@@ -151,6 +156,35 @@ static void print_head(const struct bench_engine *b) {
            "busy");
 }
 
+/* Of the decodes: drafts of each on average, tokens that a decode gave, and how often the draft at each position was
+ * accepted, of those that were made there. */
+struct acceptance_figures {
+    double depth, length, at[SPECULATION_MAX_DRAFTS];
+    int n_positions;
+};
+
+static struct acceptance_figures acceptance_of(const struct row *r) {
+    const struct speculation_figures f = engine_stats_speculation(&r->drafts);
+    struct acceptance_figures a = {0};
+    uint64_t n_made = f.n_drafts;
+    if (!f.n_drafts) return a;
+    a.depth = (double)f.n_draft_tokens / (double)f.n_decodes;
+    a.length = 1 + (double)f.n_accepted_tokens / (double)f.n_decodes;
+    for (; a.n_positions < SPECULATION_MAX_DRAFTS && n_made; a.n_positions++) {
+        a.at[a.n_positions] = (double)r->drafts.n_accepted_at[a.n_positions] / (double)n_made;
+        n_made -= r->drafts.n_decodes_with[1 + a.n_positions];
+    }
+    return a;
+}
+
+static void print_acceptance(const struct row *r) {
+    const struct acceptance_figures a = acceptance_of(r);
+    if (!a.n_positions) return;
+    printf("%20s %.2f drafts and %.2f tokens a decode; accepted by position:", "", a.depth, a.length);
+    for (int i = 0; i < a.n_positions; i++) printf(" %.0f%%", 100 * a.at[i]);
+    printf("\n");
+}
+
 static void print_row(const struct bench_engine *b, const struct row *r) {
     const struct figures f = figures_of(b, r);
     printf("%4d %6d %6d | %9.2f %11.2f %9.0f %8.2f %5.1f%% | ", r->B, r->input_len, r->output_len, 1e3 * r->ttft,
@@ -161,6 +195,7 @@ static void print_row(const struct bench_engine *b, const struct row *r) {
                100 * r->busy);
     else
         printf("%9s %9s %10s %6s %10s %6s %6s\n", "-", "-", "-", "-", "-", "-", "-");
+    print_acceptance(r);
     fflush(stdout);
 }
 
@@ -192,6 +227,12 @@ static void add_row(cJSON *rows, const struct bench_engine *b, const struct row 
         cJSON_AddNumberToObject(o, "kernel_floor_s", f.decode.kernel_floor);
         cJSON_AddNumberToObject(o, "share_of_kernel_floor", f.kernel_share);
         cJSON_AddNumberToObject(o, "device_busy", r->busy);
+    }
+    const struct acceptance_figures a = acceptance_of(r);
+    if (a.n_positions) {
+        cJSON_AddNumberToObject(o, "drafts_per_decode", a.depth);
+        cJSON_AddNumberToObject(o, "tokens_per_decode", a.length);
+        cJSON_AddItemToObject(o, "acceptance_per_position", cJSON_CreateDoubleArray(a.at, a.n_positions));
     }
     cJSON_AddItemToArray(rows, o);
 }

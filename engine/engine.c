@@ -256,3 +256,14 @@ void engine_stats(const struct engine *e, struct engine_stats *stats) {
     *stats = e->published;
     pthread_mutex_unlock(mutex);
 }
+
+struct speculation_figures engine_stats_speculation(const struct engine_stats *stats) {
+    struct speculation_figures f = {.n_decodes = stats->n_decodes_with[0]};
+    for (int i = 0; i < SPECULATION_MAX_DRAFTS; i++) {
+        f.n_drafts += stats->n_decodes_with[1 + i];
+        f.n_draft_tokens += stats->n_decodes_with[1 + i] * (uint64_t)(1 + i);
+        f.n_accepted_tokens += stats->n_accepted_at[i];
+    }
+    f.n_decodes += f.n_drafts;
+    return f;
+}

@@ -237,8 +237,8 @@ struct engine_stats {
     int n_blocks, n_blocks_used, n_blocks_cached; /* used: held by sequences */
     uint64_t n_steps, n_preemptions;
     uint64_t n_prompt_tokens, n_prompt_tokens_cached, n_generated_tokens;
-    uint64_t n_drafts, n_draft_tokens;         /* speculation: decodes that had drafts, and these in all */
-    uint64_t n_accepted_at[SPECULATION_MAX_DRAFTS]; /* of them, how many were accepted, by position */
+    /* speculation: decodes, by how many drafts they had; and of the drafts at each position, how many were accepted */
+    uint64_t n_decodes_with[1 + SPECULATION_MAX_DRAFTS], n_accepted_at[SPECULATION_MAX_DRAFTS];
     uint64_t prefix_queries, prefix_hits; /* tokens */
     double step_seconds_total; /* time in which a step was on its way */
     double device_seconds_total; /* of which the device was at it; on the CPU the same */
@@ -247,3 +247,9 @@ struct engine_stats {
     uint64_t step_tokens_sum;
 };
 void engine_stats(const struct engine *e, struct engine_stats *stats);
+
+/* What these say of speculation: sums of n_decodes_with and n_accepted_at. */
+struct speculation_figures {
+    uint64_t n_decodes, n_drafts, n_draft_tokens, n_accepted_tokens; /* n_drafts: decodes that had any */
+};
+struct speculation_figures engine_stats_speculation(const struct engine_stats *stats);

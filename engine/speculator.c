@@ -127,11 +127,10 @@ void speculator_learn(struct speculator *s, const struct plan *plan, double devi
             cost.drafts = true;
             r->n_drafted += item->n_drafts;
             r->n_accepted += item->n_accepted;
-            figures->n_drafts++;
-            figures->n_draft_tokens += (uint64_t)item->n_drafts;
             for (int j = 0; j < item->n_accepted; j++) figures->n_accepted_at[j]++;
             speculation_verified(&s->policy, &r->speculation, r->draft_source, item->n_drafts, item->n_accepted);
         }
+        if (item->first >= q->n_prompt) figures->n_decodes_with[item->n_drafts]++;
         cost.n_tokens += plan_gained(item);
         speculation_score(&s->policy, &r->speculation, q->tokens, q->n_tokens);
     }

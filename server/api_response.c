@@ -33,8 +33,10 @@ void response_usage(struct out *o, const struct response_usage *u) {
     out_format(
         o,
         "{\"prompt_tokens\":%d,\"total_tokens\":%d,\"completion_tokens\":%d,"
-        "\"prompt_tokens_details\":{\"cached_tokens\":%d},\"completion_tokens_details\":{\"reasoning_tokens\":%d}}",
-        u->n_prompt, u->n_prompt + u->n_output, u->n_output, u->n_cached, u->n_reasoning);
+        "\"prompt_tokens_details\":{\"cached_tokens\":%d},\"completion_tokens_details\":{\"reasoning_tokens\":%d,"
+        "\"accepted_prediction_tokens\":%d,\"rejected_prediction_tokens\":%d}}",
+        u->n_prompt, u->n_prompt + u->n_output, u->n_output, u->n_cached, u->n_reasoning, u->n_accepted,
+        u->n_drafted - u->n_accepted);
 }
 
 void response_ids(struct out *o, const int32_t *ids, size_t n) {

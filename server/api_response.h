@@ -17,6 +17,7 @@ void response_error(struct out *o, int status, const char *param, const char *me
 /* {"prompt_tokens":..,"total_tokens":..,"completion_tokens":..,details} */
 struct response_usage {
     int n_prompt, n_cached, n_output, n_reasoning;
+    int n_drafted, n_accepted; /* of speculation; known at the end */
 };
 void response_usage(struct out *o, const struct response_usage *usage);
 

@@ -154,6 +154,8 @@ static void out_usage(const struct call *c, const struct choice *only, struct ou
         if (only && choice != only) continue;
         u.n_output += choice->usage.n_output;
         u.n_reasoning += choice->n_reasoning;
+        u.n_drafted += choice->usage.n_drafted;
+        u.n_accepted += choice->usage.n_accepted;
         if (!only && i % c->request.n) continue;
         u.n_prompt += (int)c->prompts[choice->prompt_id].n;
         u.n_cached += choice->usage.n_cached;

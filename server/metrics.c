@@ -160,13 +160,14 @@ static void out_histogram(struct out *out, const char *name, const char *labels,
 }
 
 /* The figures that an engine has one of. */
-enum { N_SINGLES = 12 };
+enum { N_SINGLES = 15 };
 struct single {
     const char *name, *type, *help;
     double value;
 };
 
 static void read_singles(const struct engine_stats *s, struct single out[N_SINGLES]) {
+    const struct speculation_figures drafts = engine_stats_speculation(s);
     const struct single singles[N_SINGLES] = {
         {"vllm:num_requests_running", "gauge", "Requests in the running batch.", s->n_running},
         {"vllm:num_requests_waiting", "gauge", "Requests that wait to be planned.", s->n_waiting},
@@ -185,6 +186,11 @@ static void read_singles(const struct engine_stats *s, struct single out[N_SINGL
         {"tandem:kv_blocks_cached", "gauge", "KV blocks that hold reusable prefixes and nobody's sequence.",
          s->n_blocks_cached},
         {"tandem:steps_total", "counter", "Steps of the engine.", (double)s->n_steps},
+        {"vllm:spec_decode_num_drafts_total", "counter", "Decodes that had drafts.", (double)drafts.n_drafts},
+        {"vllm:spec_decode_num_draft_tokens_total", "counter", "Drafts that were verified.",
+         (double)drafts.n_draft_tokens},
+        {"vllm:spec_decode_num_accepted_tokens_total", "counter", "Drafts that were accepted.",
+         (double)drafts.n_accepted_tokens},
         {"tandem:step_seconds_total", "counter", "Time spent in steps.", s->step_seconds_total},
     };
     memcpy(out, singles, sizeof singles);
@@ -211,6 +217,17 @@ static void write_engines(const struct metrics *m, const struct metrics_engine *
                    m->models[i].labels, info->block_size, info->n_blocks, dtypes[info->kv_dtype != info->dtype],
                    info->prefix_caching ? "True" : "False", info->kv_bytes);
     }
+    out_head(out, "vllm:spec_decode_num_accepted_tokens_per_pos_total", "counter",
+             "Drafts that were accepted, by their position.");
+    for (int i = 0; i < m->n_models; i++)
+        for (int k = 0; k < SPECULATION_MAX_DRAFTS; k++)
+            out_format(out, "vllm:spec_decode_num_accepted_tokens_per_pos_total{%s,position=\"%d\"} %llu\n",
+                       m->models[i].labels, k, (unsigned long long)engines[i].stats.n_accepted_at[k]);
+    out_head(out, "tandem:spec_decode_depth_total", "counter", "Decodes, by how many drafts were chosen for them.");
+    for (int i = 0; i < m->n_models; i++)
+        for (int k = 0; k <= SPECULATION_MAX_DRAFTS; k++)
+            out_format(out, "tandem:spec_decode_depth_total{%s,depth=\"%d\"} %llu\n", m->models[i].labels, k,
+                       (unsigned long long)engines[i].stats.n_decodes_with[k]);
     for (int i = 0; i < 16; i++) bounds[i] = ldexp(1, i);
     bounds[16] = INFINITY;
     out_head(out, "vllm:iteration_tokens_total", "histogram", "Tokens per step.");
