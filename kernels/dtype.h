@@ -5,17 +5,17 @@
 #include <stdint.h>
 #include <string.h>
 
-enum dtype { DTYPE_F32, DTYPE_BF16, DTYPE_F16, DTYPE_F8_E4M3, DTYPE_I32, DTYPE_COUNT };
+enum dtype { DTYPE_F32, DTYPE_BF16, DTYPE_F16, DTYPE_F8_E4M3, DTYPE_I32, DTYPE_I64, DTYPE_COUNT };
 
 /* Bytes per element. */
 static inline size_t dtype_bytes(enum dtype t) {
-    static const uint8_t bytes[DTYPE_COUNT] = {4, 2, 2, 1, 4};
+    static const uint8_t bytes[DTYPE_COUNT] = {4, 2, 2, 1, 4, 8};
     return bytes[t];
 }
 
-/* "float32", "bfloat16", "float16", "float8_e4m3", "int32": Hugging Face's names. */
+/* "float32", "bfloat16", "float16", "float8_e4m3", "int32", "int64": Hugging Face's names. */
 static inline const char *dtype_name(enum dtype t) {
-    static const char *const names[DTYPE_COUNT] = {"float32", "bfloat16", "float16", "float8_e4m3", "int32"};
+    static const char *const names[DTYPE_COUNT] = {"float32", "bfloat16", "float16", "float8_e4m3", "int32", "int64"};
     return names[t];
 }
 

@@ -186,6 +186,7 @@ int exec_finish(struct exec *e, char *err, size_t err_bytes) {
     return report(e, err, err_bytes);
 }
 
+enum dtype exec_dtype(const struct exec *e) { return e->options.dtype; }
 const char *exec_backend(const struct exec *e) { return e->label; }
 int exec_n_threads(const struct exec *e) { return e->options.n_threads; }
 void *exec_alloc(struct exec *e, size_t bytes) { return e->ops->alloc(e, bytes); }
@@ -501,6 +502,70 @@ void gather_rows(struct exec *e, void *out, const void *x, const int32_t *rows, 
     CHECK_ALIGNED(x);
     CHECK(out != x);
     e->ops->gather_rows(e, out, x, rows, R, C);
+}
+
+static void check_ragged(const struct exec *e, const struct ragged *texts) {
+    CHECK_LT(0, texts->B);
+    CHECK_LE(texts->B, texts->T);
+    CHECK_LE(texts->T, e->options.max_tokens);
+    CHECK_LT(0, texts->max_len);
+}
+
+void embed_sum(struct exec *e, void *x, const struct matrix *word, const struct matrix *position, const void *type,
+               const struct ragged *texts) {
+    if (e->failed || !texts->T) return;
+    check_ragged(e, texts);
+    check_matrix(e, word);
+    check_matrix(e, position);
+    CHECK_EQ(word->format, MATRIX_DENSE);
+    CHECK_EQ(position->format, MATRIX_DENSE);
+    CHECK_EQ(word->dtype, e->options.dtype);
+    CHECK_EQ(position->dtype, e->options.dtype);
+    CHECK_EQ(word->cols, position->cols);
+    CHECK_LE(texts->max_len, position->rows);
+    CHECK_ALIGNED(x);
+    CHECK_ALIGNED(type);
+    e->ops->embed_sum(e, x, word, position, type, texts);
+}
+
+void layer_norm(struct exec *e, void *out, const void *x, const void *residual, const void *weight, const void *bias,
+                int T, int C, float eps) {
+    if (e->failed || !T) return;
+    check_norm(e, out, x, weight, T, C);
+    CHECK_ALIGNED(residual);
+    CHECK_ALIGNED(bias);
+    e->ops->layer_norm(e, out, x, residual, weight, bias, T, C, eps);
+}
+
+void gelu(struct exec *e, void *x, int T, int F) {
+    if (e->failed || !T) return;
+    check_rows(e, T, F);
+    CHECK_ALIGNED(x);
+    e->ops->gelu(e, x, T, F);
+}
+
+void attention_full(struct exec *e, void *o, const void *qkv, const struct ragged *texts, int H, int D) {
+    if (e->failed || !texts->T) return;
+    check_ragged(e, texts);
+    CHECK_LE(H, e->options.max_heads);
+    CHECK_LE(D, e->options.max_head_dim);
+    CHECK_LE(D, 256);
+    CHECK_LE(texts->max_len, e->options.max_kv_len);
+    CHECK_ALIGNED(o);
+    CHECK_ALIGNED(qkv);
+    CHECK(o != qkv);
+    e->ops->attention_full(e, o, qkv, texts, H, D);
+}
+
+void pool(struct exec *e, float *out, const void *x, const struct ragged *texts, int C, enum pooling pooling,
+          bool normalize) {
+    if (e->failed || !texts->T) return;
+    check_ragged(e, texts);
+    check_rows(e, texts->T, C);
+    CHECK(pooling == POOLING_CLS || pooling == POOLING_MEAN);
+    CHECK_ALIGNED(out);
+    CHECK_ALIGNED(x);
+    e->ops->pool(e, out, x, texts, C, pooling, normalize);
 }
 
 unsigned sample_set(struct exec *e, const struct sample_params *params, int R, int V) {

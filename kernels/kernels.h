@@ -45,7 +45,8 @@ int exec_open(struct exec **out, const struct exec_options *options, char *err, 
 void exec_close(struct exec *e); /* NULL is fine */
 /* Waits until everything launched has run. 0, or STATUS_DEVICE and the first failure's sentence; clears the latch. */
 int exec_finish(struct exec *e, char *err, size_t err_bytes);
-const char *exec_backend(const struct exec *e); /* "cpu x86-64-v4, 2 threads": for people */
+enum dtype exec_dtype(const struct exec *e);     /* of activations */
+const char *exec_backend(const struct exec *e);  /* "cpu x86-64-v4, 2 threads": for people */
 int exec_n_threads(const struct exec *e);
 
 /* Memory of the exec's device, 256-byte aligned, zeroed. NULL when there is none. */
@@ -221,6 +222,42 @@ void add(struct exec *e, void *residual, const void *h, int T, int C);
 
 /* out[r] = x[rows[r]]. out [R, C] act. */
 void gather_rows(struct exec *e, void *out, const void *x, const int32_t *rows, int R, int C);
+
+/* ---- encoders ---------------------------------------------------------------------------------------------------- */
+
+/* One step's texts, flat, without padding: text b is the tokens start[b] .. start[b+1]-1, at positions from 0 on. */
+struct ragged {
+    int T, B;
+    int max_len;              /* tokens of the longest text: a host-side bound; results do not depend on it */
+    const int32_t *tokens;    /* [T] ids */
+    const int32_t *positions; /* [T] */
+    const int32_t *seq_of;    /* [T] b, ascending */
+    const int32_t *start;     /* [B + 1] */
+};
+
+/* x[t] = word[tokens[t]] + type + position[positions[t]], rounded once. x [T, C] act; word [V, C] and position [P, C]
+ * of act dtype; type [C] act, the first row of the token types. Ids and positions outside their tables abort on the
+ * CPU and count as zeros on a GPU. */
+void embed_sum(struct exec *e, void *x, const struct matrix *word, const struct matrix *position, const void *type,
+               const struct ragged *texts);
+
+/* out = (h - mean(h)) / sqrt(mean((h - mean(h))^2) + eps) * weight + bias, rounded once, where h = round(x + residual)
+ * or, with residual NULL, x. out, x, residual [T, C] act; weight, bias [C] act dtype. out may be x or residual. */
+void layer_norm(struct exec *e, void *out, const void *x, const void *residual, const void *weight, const void *bias,
+                int T, int C, float eps);
+
+/* x = x (1 + erf(x / sqrt(2))) / 2, in place. [T, F] act. */
+void gelu(struct exec *e, void *x, int T, int F);
+
+/* Bidirectional attention within each text: o[t, h] = softmax(q k' / sqrt(D)) v over all tokens of t's text. o [T, H*D]
+ * act; qkv [T, 3*H*D] act: each row q, k, v of all heads; D <= 256. */
+void attention_full(struct exec *e, void *o, const void *qkv, const struct ragged *texts, int H, int D);
+
+/* A vector of each text: its first token's, or the mean of its tokens in fp32; with normalize divided by its length
+ * (by 1e-12 where that is more). out [B, C] f32, x [T, C] act. */
+enum pooling { POOLING_CLS, POOLING_MEAN };
+void pool(struct exec *e, float *out, const void *x, const struct ragged *texts, int C, enum pooling pooling,
+          bool normalize);
 
 /* ---- sampling ---------------------------------------------------------------------------------------------------- */
 

@@ -10,7 +10,7 @@ void kv_layout_init(struct kv_layout *layout, enum dtype dtype, int L, int K, in
     CHECK_LT(0, P);
     CHECK_LT(0, granule_bytes);
     CHECK_EQ(granule_bytes % 64, 0);
-    CHECK(dtype != DTYPE_I32);
+    CHECK(dtype != DTYPE_I32 && dtype != DTYPE_I64);
     size_t layer = 2 * (size_t)K * P * D * dtype_bytes(dtype);
     if (dtype == DTYPE_F8_E4M3) {
         CHECK_EQ(D % 4, 0); /* the scales behind the values are fp32 */

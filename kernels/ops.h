@@ -47,6 +47,14 @@ struct kernel_ops {
     void (*silu_mul)(struct exec *e, void *out, const void *gate_up, int T, int F);
     void (*add)(struct exec *e, void *residual, const void *h, int T, int C);
     void (*gather_rows)(struct exec *e, void *out, const void *x, const int32_t *rows, int R, int C);
+    void (*embed_sum)(struct exec *e, void *x, const struct matrix *word, const struct matrix *position,
+                      const void *type, const struct ragged *texts);
+    void (*layer_norm)(struct exec *e, void *out, const void *x, const void *residual, const void *weight,
+                       const void *bias, int T, int C, float eps);
+    void (*gelu)(struct exec *e, void *x, int T, int F);
+    void (*attention_full)(struct exec *e, void *o, const void *qkv, const struct ragged *texts, int H, int D);
+    void (*pool)(struct exec *e, float *out, const void *x, const struct ragged *texts, int C, enum pooling pooling,
+                 bool normalize);
     unsigned (*sample_set)(struct exec *e, const struct sample_params *params, int R, int V);
     void (*sample)(struct exec *e, int32_t *ids, const float *logits, unsigned stages, int R, int V);
     void (*token_logprobs)(struct exec *e, struct token_logprob *out, int stride, const float *logits,

@@ -15,6 +15,7 @@
     X(inspect, "check a checkpoint and print what it is")                                                              \
     X(tokenize, "text to token ids and back")                                                                          \
     X(logits, "write the logits of token ids to a file")                                                               \
+    X(embed, "turn texts into vectors with an encoder")                                                                \
     X(perplexity, "measure the perplexity of a text")                                                                  \
     X(bench, "measure kernels, latency, throughput, a server")                                                         \
     X(key, "make an API key and its line for --api-key-file")

@@ -3,9 +3,8 @@
  * A checkpoint is model.safetensors, or the shards that model.safetensors.index.json names:
  *     {"metadata": {...}, "weight_map": {"TENSOR": "model-00001-of-00003.safetensors", ...}}
  * Files are mapped, not read: opening 30 GB touches the headers' pages only. */
-#include "kernels/status.h"
 #include "weights/json.h"
-#include "weights/weights.h"
+#include "weights/tensor_table.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -107,6 +106,18 @@ static int add_prefix(struct checkpoint *c) {
     }
     qsort(c->tensors, c->n_tensors, sizeof *c->tensors, by_name);
     return 0;
+}
+
+/* BERT's names lose the prefix that they have inside a larger model. */
+static void drop_prefix(struct checkpoint *c) {
+    static const char word[] = "embeddings.word_embeddings.weight", prefix[] = "bert.";
+    const size_t n = sizeof prefix - 1;
+    if (checkpoint_find(c, word) || !checkpoint_find(c, "bert.embeddings.word_embeddings.weight")) return;
+    for (size_t i = 0; i < c->n_tensors; i++) {
+        char *name = (char *)c->tensors[i].name; /* owned here */
+        if (!strncmp(name, prefix, n)) memmove(name, name + n, strlen(name + n) + 1);
+    }
+    qsort(c->tensors, c->n_tensors, sizeof *c->tensors, by_name);
 }
 
 /* ---- the index -------------------------------------------------------------------------------------------------- */
@@ -229,6 +240,7 @@ int checkpoint_open(struct checkpoint **out, const char *folder, char *err, size
     if (!status) {
         qsort(c->tensors, c->n_tensors, sizeof *c->tensors, by_name);
         status = add_prefix(c);
+        drop_prefix(c);
         if (status) fail(err, err_bytes, status, "%s: out of memory", folder);
     }
     if (status) {
@@ -273,14 +285,6 @@ static const char *show_shape(const int64_t *dims, int n_dims, char *buffer, siz
     return buffer;
 }
 
-/* Tensors that a checkpoint may carry without the model using them. */
-static bool is_ignored(const char *name, const struct model_config *config) {
-    static const char buffer[] = "rotary_emb.inv_freq";
-    size_t n = strlen(name), tail = sizeof buffer - 1;
-    if (config->tied && !strcmp(name, "lm_head.weight")) return true;
-    return n >= tail && !strcmp(name + n - tail, buffer);
-}
-
 /* The sentence about the first fault; the others are counted. */
 struct faults {
     int n;
@@ -306,11 +310,10 @@ static bool is_integers(const char *name) {
     return has_suffix(name, ".qweight") || has_suffix(name, ".qzeros");
 }
 
-static void check_expected(struct faults *faults, const struct checkpoint *c, const struct model_config *config,
-                           int i) {
+static void check_expected(struct faults *faults, const struct checkpoint *c, const struct expectation *x, int i) {
     char name[MODEL_TENSOR_NAME], expected[192], found[192];
     int64_t dims[TENSOR_MAX_DIMS];
-    int n_dims = model_tensor(config, i, name, dims);
+    int n_dims = x->tensor(x->config, i, name, dims);
     const struct tensor *t = checkpoint_find(c, name);
     show_shape(dims, n_dims, expected, sizeof expected);
     if (!t)
@@ -327,17 +330,16 @@ static void check_expected(struct faults *faults, const struct checkpoint *c, co
                   dtype_name(t->dtype));
 }
 
-int checkpoint_check(const struct checkpoint *c, const struct model_config *config, char *err, size_t err_bytes) {
+int checkpoint__check(const struct checkpoint *c, const struct expectation *x, char *err, size_t err_bytes) {
     struct faults faults = {0};
     char shown[SHOW_BYTES], found[192];
     int64_t dims[TENSOR_MAX_DIMS];
-    int n = model_n_tensors(config);
-    for (int i = 0; i < n; i++) check_expected(&faults, c, config, i);
+    for (int i = 0; i < x->n; i++) check_expected(&faults, c, x, i);
     for (size_t i = 0; i < c->n_tensors; i++) {
         const struct tensor *t = &c->tensors[i];
-        if (model_tensor_shape(config, t->name, dims) || is_ignored(t->name, config)) continue;
+        if (x->shape(x->config, t->name, dims) || x->is_ignored(x->config, t->name)) continue;
         add_fault(&faults, "tensor %s: expected none of that name in a %s of %d layers, found one of shape %s",
-                  json_quote(t->name, shown, sizeof shown), config->arch_name, config->n_layers,
+                  json_quote(t->name, shown, sizeof shown), x->arch_name, x->n_layers,
                   show_shape(t->dims, t->n_dims, found, sizeof found));
     }
     if (faults.n == 0) return 0;

@@ -1,25 +1,13 @@
 /* config.c - config.json and generation_config.json, checked field by field.
  *
- * A reader latches its first fault, so that loading is a list of fields and the status is looked at once. Defaults are
- * those of transformers' Qwen2Config, Qwen3Config and GenerationConfig; what changes the mathematics and is not built
- * is refused by name, never ignored. */
-#include "kernels/status.h"
-#include "weights/json.h"
-#include "weights/weights.h"
+ * Defaults are those of transformers' Qwen2Config, Qwen3Config and GenerationConfig; what changes the mathematics and
+ * is not built is refused by name, never ignored. */
+#include "weights/reader.h"
 
 #include <limits.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/stat.h>
-
-#define MAX_COUNT  (1 << 20)
-#define MAX_VOCAB  (1 << 22)
-#define MAX_LAYERS 1024
-#define MAX_HEAD   256
-
-static const struct json_limits LIMITS = {.max_bytes = 4 << 20, .max_depth = 32};
 
 static const struct {
     const char *name;
@@ -29,83 +17,6 @@ static const struct {
 #define N_ARCHS (sizeof ARCHS / sizeof *ARCHS)
 
 _Static_assert(N_ARCHS == ARCH_COUNT, "every architecture has a row");
-
-/* ---- reading fields --------------------------------------------------------------------------------------------- */
-
-struct reader {
-    const char *path;    /* borrowed */
-    const cJSON *object; /* borrowed */
-    int status;          /* the first fault's */
-    char *err;
-    size_t err_bytes;
-};
-
-/* Latches the first fault; the sentence gets the path in front. */
-static void refuse(struct reader *r, int status, const char *format, ...) __attribute__((format(printf, 3, 4)));
-static void refuse(struct reader *r, int status, const char *format, ...) {
-    char sentence[ERR_BYTES];
-    va_list args;
-    if (r->status) return;
-    va_start(args, format);
-    vsnprintf(sentence, sizeof sentence, format, args);
-    va_end(args);
-    r->status = fail(r->err, r->err_bytes, status, "%s: %s", r->path, sentence);
-}
-
-static int64_t read_int(struct reader *r, const char *name, int64_t low, int64_t high, int64_t fallback) {
-    char sentence[ERR_BYTES];
-    int64_t value = fallback;
-    if (json_get_int(r->object, name, low, high, &value, sentence, sizeof sentence))
-        refuse(r, STATUS_INVALID, "%s", sentence);
-    return value;
-}
-
-/* A count that must be there. */
-static int read_count(struct reader *r, const char *name, int high) {
-    int64_t value = read_int(r, name, 1, high, 0);
-    if (value == 0) refuse(r, STATUS_INVALID, "%s: expected an integer from 1 to %d, found nothing", name, high);
-    return (int)value;
-}
-
-static double read_double(struct reader *r, const char *name, double low, double high, double fallback) {
-    char sentence[ERR_BYTES];
-    double value = fallback;
-    if (json_get_double(r->object, name, low, high, &value, sentence, sizeof sentence))
-        refuse(r, STATUS_INVALID, "%s", sentence);
-    return value;
-}
-
-static bool read_bool(struct reader *r, const char *name, bool fallback) {
-    char sentence[ERR_BYTES];
-    bool value = fallback;
-    if (json_get_bool(r->object, name, &value, sentence, sizeof sentence)) refuse(r, STATUS_INVALID, "%s", sentence);
-    return value;
-}
-
-static const char *read_string(struct reader *r, const char *name, const char *fallback) {
-    char sentence[ERR_BYTES];
-    const char *value = fallback;
-    if (json_get_string(r->object, name, &value, sentence, sizeof sentence)) refuse(r, STATUS_INVALID, "%s", sentence);
-    return value;
-}
-
-/* Opens a JSON file whose value is an object. The caller deletes *root. */
-static int open_object(struct reader *r, cJSON **root, const char *path, char *err, size_t err_bytes) {
-    char found[64];
-    *r = (struct reader){.path = path, .err = err, .err_bytes = err_bytes};
-    r->status = json_parse_file(root, path, LIMITS, err, err_bytes);
-    r->object = *root;
-    if (!r->status && !cJSON_IsObject(*root))
-        refuse(r, STATUS_INVALID, "expected an object, found %s", json_show(*root, found, sizeof found));
-    return r->status;
-}
-
-/* FOLDER/NAME, or `folder` itself where it is a file. Returns false if that is too long for a path. */
-static bool config_path(char path[PATH_MAX], const char *folder, const char *name, bool *is_file) {
-    struct stat st;
-    *is_file = !stat(folder, &st) && S_ISREG(st.st_mode);
-    return snprintf(path, PATH_MAX, *is_file ? "%s" : "%s/%s", folder, name) < PATH_MAX;
-}
 
 /* ---- config.json ------------------------------------------------------------------------------------------------ */
 
@@ -269,7 +180,7 @@ static void read_shape(struct reader *r, struct model_config *config, int defaul
         refuse(r, STATUS_UNSUPPORTED, "head_dim: expected an even number up to %d, found %s", MAX_HEAD, found);
 }
 
-static enum dtype dtype_of_checkpoint(struct reader *r, const char *folder) {
+static enum dtype dtype_of_checkpoint(struct reader *r, const char *folder, const char *name) {
     struct checkpoint *c;
     enum dtype dtype = DTYPE_F32;
     int status = checkpoint_open(&c, folder, r->err, r->err_bytes);
@@ -278,18 +189,18 @@ static enum dtype dtype_of_checkpoint(struct reader *r, const char *folder) {
         r->status = status;
         return dtype;
     }
-    const struct tensor *embedding = checkpoint_find(c, "model.embed_tokens.weight");
-    if (embedding && embedding->dtype != DTYPE_I32) dtype = embedding->dtype;
+    const struct tensor *embedding = checkpoint_find(c, name);
+    if (embedding && (embedding->dtype == DTYPE_BF16 || embedding->dtype == DTYPE_F16)) dtype = embedding->dtype;
     checkpoint_close(c);
     return dtype;
 }
 
-static enum dtype read_dtype(struct reader *r, const char *folder) {
+enum dtype config__dtype(struct reader *r, const char *folder, const char *embedding) {
     static const enum dtype known[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
     char found[64];
     const char *name = read_string(r, "dtype", read_string(r, "torch_dtype", NULL));
     if (r->status) return DTYPE_F32;
-    if (!name) return dtype_of_checkpoint(r, folder);
+    if (!name) return dtype_of_checkpoint(r, folder, embedding);
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (!strcmp(name, dtype_name(known[i]))) return known[i];
     refuse(r, STATUS_UNSUPPORTED, "dtype: expected float32, bfloat16 or float16, found \"%s\"",
@@ -319,7 +230,7 @@ int model_config_load(struct model_config *config, const char *folder, char *err
         config->tied = read_bool(&r, "tie_word_embeddings", false);
         refuse_unsupported(&r, config);
         if (!r.status) read_quantization(&r, config);
-        config->dtype = read_dtype(&r, folder);
+        config->dtype = config__dtype(&r, folder, "model.embed_tokens.weight");
     }
     cJSON_Delete(root);
     return r.status;

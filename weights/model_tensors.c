@@ -5,8 +5,7 @@
  * A name with '*' stands once per layer. A shape is one word per dimension, a word being a product of the legend's
  * letters (V vocabulary, C hidden, H query heads, K KV heads, D head dim, F feed-forward). Whatever needs to know the
  * tensors reads them here: the check of a checkpoint, the loader, the parameter count. */
-#include "kernels/status.h"
-#include "weights/weights.h"
+#include "weights/tensor_table.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -70,7 +69,8 @@ bool model_is_quantized(const struct model_config *config, const char *name) {
     return true;
 }
 
-static int64_t letter_value(char letter, const struct model_config *config) {
+static int64_t letter_value(char letter, const void *of) {
+    const struct model_config *config = of;
     switch (letter) {
     case 'V':
         return config->vocab;
@@ -89,16 +89,21 @@ static int64_t letter_value(char letter, const struct model_config *config) {
     return 0;
 }
 
-static int row_shape(const struct row *row, const struct model_config *config, int64_t dims[TENSOR_MAX_DIMS]) {
+int table__shape(const char *shape, int64_t (*value)(char letter, const void *of), const void *of,
+                 int64_t dims[TENSOR_MAX_DIMS]) {
     int n = 0;
     dims[0] = 1;
-    for (const char *p = row->shape; *p; p++) {
+    for (const char *p = shape; *p; p++) {
         if (*p == ' ')
             dims[++n] = 1;
         else
-            dims[n] *= letter_value(*p, config);
+            dims[n] *= value(*p, of);
     }
     return n + 1;
+}
+
+static int row_shape(const struct row *row, const struct model_config *config, int64_t dims[TENSOR_MAX_DIMS]) {
+    return table__shape(row->shape, letter_value, config, dims);
 }
 
 /* The parts that a quantised weight [N, K] consists of. */
@@ -112,19 +117,18 @@ static void part_shape(int part, const struct model_config *config, int64_t dims
     dims[1] = part == 2 ? N : N / 8;
 }
 
-/* The layer's copy of the row's name. */
-static void row_name(const struct row *row, int layer, char name[MODEL_TENSOR_NAME]) {
-    const char *star = strchr(row->name, '*');
+void table__name(const char *pattern, int layer, char name[MODEL_TENSOR_NAME]) {
+    const char *star = strchr(pattern, '*');
     if (star)
-        snprintf(name, MODEL_TENSOR_NAME, "%.*s%d%s", (int)(star - row->name), row->name, layer, star + 1);
+        snprintf(name, MODEL_TENSOR_NAME, "%.*s%d%s", (int)(star - pattern), pattern, layer, star + 1);
     else
-        snprintf(name, MODEL_TENSOR_NAME, "%s", row->name);
+        snprintf(name, MODEL_TENSOR_NAME, "%s", pattern);
 }
 
 /* How many tensors the row's weight in one layer is; `name` is written. */
 static int row_parts(const struct row *row, const struct model_config *config, int layer,
                      char name[MODEL_TENSOR_NAME]) {
-    row_name(row, layer, name);
+    table__name(row->name, layer, name);
     return row_is_linear(row) && model_is_quantized(config, name) ? N_PARTS : 1;
 }
 
@@ -157,8 +161,7 @@ int model_tensor(const struct model_config *config, int i, char name[MODEL_TENSO
     return 0;
 }
 
-/* Whether `name` is the pattern with one of 0..n_layers-1, in plain decimal, for its '*'. */
-static bool name_matches(const char *pattern, const char *name, int n_layers) {
+bool table__matches(const char *pattern, const char *name, int n_layers) {
     const char *star = strchr(pattern, '*');
     if (!star) return !strcmp(pattern, name);
     size_t prefix = (size_t)(star - pattern);
@@ -179,7 +182,7 @@ int model_tensor_shape(const struct model_config *config, const char *name, int6
     snprintf(whole, sizeof whole, "%s", name);
     if (part >= 0) strcpy(whole + (dot - name) + 1, "weight");
     for (size_t i = 0; i < N_ROWS; i++) {
-        if (!row_applies(&DENSE[i], config) || !name_matches(DENSE[i].name, whole, config->n_layers)) continue;
+        if (!row_applies(&DENSE[i], config) || !table__matches(DENSE[i].name, whole, config->n_layers)) continue;
         const bool quantized = row_is_linear(&DENSE[i]) && model_is_quantized(config, whole);
         if (quantized != (part >= 0)) return 0;
         const int n_dims = row_shape(&DENSE[i], config, dims);
@@ -204,4 +207,33 @@ int64_t model_config_kv_bytes(const struct model_config *config, enum dtype kv_d
     int64_t per_head = (int64_t)config->head_dim * (int64_t)dtype_bytes(kv_dtype);
     if (kv_dtype == DTYPE_F8_E4M3) per_head += (int64_t)dtype_bytes(DTYPE_F32); /* its scale */
     return 2 * (int64_t)config->n_layers * config->n_kv_heads * per_head;
+}
+
+/* ---- the check -------------------------------------------------------------------------------------------------- */
+
+static int expected_tensor(const void *config, int i, char name[MODEL_TENSOR_NAME], int64_t dims[TENSOR_MAX_DIMS]) {
+    return model_tensor(config, i, name, dims);
+}
+
+static int expected_shape(const void *config, const char *name, int64_t dims[TENSOR_MAX_DIMS]) {
+    return model_tensor_shape(config, name, dims);
+}
+
+/* Tensors that a checkpoint may carry without the model using them. */
+static bool is_ignored(const void *config, const char *name) {
+    static const char buffer[] = "rotary_emb.inv_freq";
+    const size_t n = strlen(name), tail = sizeof buffer - 1;
+    if (((const struct model_config *)config)->tied && !strcmp(name, "lm_head.weight")) return true;
+    return n >= tail && !strcmp(name + n - tail, buffer);
+}
+
+int checkpoint_check(const struct checkpoint *c, const struct model_config *config, char *err, size_t err_bytes) {
+    const struct expectation x = {.arch_name = config->arch_name,
+                                  .n_layers = config->n_layers,
+                                  .config = config,
+                                  .n = model_n_tensors(config),
+                                  .tensor = expected_tensor,
+                                  .shape = expected_shape,
+                                  .is_ignored = is_ignored};
+    return checkpoint__check(c, &x, err, err_bytes);
 }

@@ -26,7 +26,7 @@
 
 /* Names in the file. There are more in the format; these are the ones that we can read. */
 static const char *const DTYPE_NAMES[DTYPE_COUNT] = {
-    [DTYPE_F32] = "F32", [DTYPE_BF16] = "BF16", [DTYPE_F16] = "F16", [DTYPE_I32] = "I32"};
+    [DTYPE_F32] = "F32", [DTYPE_BF16] = "BF16", [DTYPE_F16] = "F16", [DTYPE_I32] = "I32", [DTYPE_I64] = "I64"};
 
 /* What every sentence needs. */
 struct parser {
@@ -47,7 +47,7 @@ static int parse_dtype(const struct parser *p, enum dtype *dtype, const cJSON *i
         return 0;
     }
     return fail(p->err, p->err_bytes, cJSON_IsString(item) ? STATUS_UNSUPPORTED : STATUS_INVALID,
-                "%s: tensor %s: expected dtype F32, BF16, F16 or I32, found %s", p->label, shown,
+                "%s: tensor %s: expected dtype F32, BF16, F16, I32 or I64, found %s", p->label, shown,
                 json_show(item, found, sizeof found));
 }
 

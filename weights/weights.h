@@ -1,14 +1,14 @@
 /* weights.h - checkpoints: from a folder in Hugging Face layout to validated tensors and a model configuration.
  *
- * Owns: finding the folder, config.json, generation_config.json, safetensors by mmap, and the check that exactly the
- * tensors which the architecture needs are there with the right shapes. Knows no engine and no device. Every number
+ * Owns: finding the folder, config.json, generation_config.json, sentence-transformers' files, safetensors by mmap, and
+ * the check that exactly the tensors which the architecture needs are there with the right shapes. Knows no engine and no device. Every number
  * read from a file is untrusted until it has been checked here; each failure is one sentence that names the file or
  * tensor, what was expected and what was found. Called at start-up by one thread; afterwards read-only.
  *
  * Format sources: https://github.com/huggingface/safetensors#format and transformers' configuration_qwen2/qwen3. */
 #pragma once
 
-#include "kernels/dtype.h"
+#include "kernels/kernels.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -90,13 +90,43 @@ struct generation_config {
 int generation_config_load(struct generation_config *config, const struct model_config *model, const char *folder,
                            char *err, size_t err_bytes);
 
+/* ---- encoders: BERT, with what sentence-transformers puts beside it -------------------------------------------- */
+
+struct encoder_config {
+    char arch_name[64];    /* "BertModel" */
+    enum dtype dtype;      /* as model_config's */
+    int n_layers;          /* L */
+    int hidden;            /* C */
+    int n_heads;           /* H */
+    int head_dim;          /* D = C / H */
+    int ffn;               /* F */
+    int vocab;             /* V */
+    int max_positions;     /* rows of the position embedding */
+    int n_token_types;     /* rows of the token type embedding, of which the first is used */
+    float norm_eps;        /* layer_norm_eps */
+    enum pooling pooling;  /* what a text's vector is made of */
+    bool normalize;        /* and whether it is brought to length 1 */
+    int max_len;           /* tokens of a text, [CLS] and [SEP] included: max_seq_length, else max_positions */
+};
+
+/* Whether config.json (in a folder, or a shape file) is an encoder's: model_type "bert". */
+int model_is_encoder(bool *is_encoder, const char *folder, char *err, size_t err_bytes);
+
+/* Reads config.json of a BertModel and, in a folder, modules.json, the pooling's config.json,
+ * sentence_bert_config.json, tokenizer_config.json (model_max_length) and config_sentence_transformers.json. Bounds as
+ * model_config_load's. Refused by name: other architectures, activations other than gelu (by erf), relative positions,
+ * decoders, quantisation, pooling other than CLS or mean, modules other than Transformer, Pooling, Normalize, a default
+ * prompt. A folder without modules.json gives the mean, not normalised, as in sentence-transformers. */
+int encoder_config_load(struct encoder_config *config, const char *folder, char *err, size_t err_bytes);
+int64_t encoder_config_n_params(const struct encoder_config *config);
+
 /* ---- tensors ---------------------------------------------------------------------------------------------------- */
 
 #define TENSOR_MAX_DIMS 8
 
 struct tensor {
     const char *name;  /* owned by the checkpoint */
-    enum dtype dtype;  /* F32, BF16, F16, I32 */
+    enum dtype dtype;  /* F32, BF16, F16, I32, I64 */
     int n_dims;
     int64_t dims[TENSOR_MAX_DIMS];
     size_t bytes;
@@ -111,7 +141,8 @@ struct checkpoint; /* owned: the mappings and the index */
  * index and shards agreeing. Reads headers only; the data pages are read when someone looks at them. The files must not
  * be truncated while they are open (looking at the lost part would be a bus error).
  *
- * Checkpoints of the bare decoder (Qwen3-Embedding) name their tensors without "model."; they get that prefix here. */
+ * Checkpoints of the bare decoder (Qwen3-Embedding) name their tensors without "model."; they get that prefix here.
+ * Those of BERT inside a larger model name theirs with "bert."; they lose it. */
 int checkpoint_open(struct checkpoint **out, const char *folder, char *err, size_t err_bytes);
 void checkpoint_close(struct checkpoint *c); /* NULL is fine */
 
@@ -122,7 +153,7 @@ const struct tensor *checkpoint_tensor(const struct checkpoint *c, size_t i); /*
 
 /* Parses one safetensors image in memory into tensors in name order (the fuzz entry; checkpoint_open uses it for each
  * file). Reads the header only. On success *tensors is malloc'ed (n of them; names and array freed by safetensors_free)
- * and data points into the image. `label` names the file. STATUS_UNSUPPORTED for a dtype other than the four. */
+ * and data points into the image. `label` names the file. STATUS_UNSUPPORTED for a dtype other than the five. */
 int safetensors_parse(struct tensor **tensors, size_t *n, const void *image, size_t bytes, const char *label,
                       char *err, size_t err_bytes);
 void safetensors_free(struct tensor *tensors, size_t n);
@@ -148,6 +179,10 @@ int model_tensor_shape(const struct model_config *config, const char *name, int6
  * carry lm_head.weight; rotary inv_freq buffers are ignored), each of the shape and of a float dtype (qweight and
  * qzeros of int32, scales of float16). The first fault is the sentence; "and N more" is added. */
 int checkpoint_check(const struct checkpoint *c, const struct model_config *config, char *err, size_t err_bytes);
+
+/* The same for an encoder; the pooler's tensors and position_ids may be there and are ignored. */
+int encoder_n_tensors(const struct encoder_config *config);
+int encoder_check(const struct checkpoint *c, const struct encoder_config *config, char *err, size_t err_bytes);
 
 /* ---- download ---------------------------------------------------------------------------------------------------- */
 

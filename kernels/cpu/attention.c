@@ -1,9 +1,11 @@
-/* attention.c - causal, ragged, grouped-query attention over the paged KV cache.
+/* attention.c - causal, ragged, grouped-query attention over the paged KV cache, and attention of whole texts to
+ * themselves (attention_full).
  *
  *     s[p] = (q . k[p]) / sqrt(D)                  for p in 0 .. positions[t] of t's sequence
  *     o    = sum of e^(s[p] - m) v[p] / sum of e^(s[p] - m),   m = max s[p]
  * Query head h of token t reads KV head h / (H / K), so a "row" here is a pair (t, h) and the rows of one sequence and
- * one KV head share all of k and v.
+ * one KV head share all of k and v. Of whole texts every row sees every position of its own text, and k and v are those
+ * of the step: the same sums over other addresses.
  *
  * Computed transposed, with TILE_ROWS rows in the lanes of vectors: scores [position, row], outputs [d, row]. Maxima,
  * sums and rescalings go down the lanes without crossing them.
@@ -65,12 +67,14 @@ size_t CPU(attention_floats)(int max_head_dim) {
 static void find_rows(const struct unit *u, struct workspace *w, int first, int n) {
     const struct kv_cache *kv = u->op->kv;
     const struct kv_layout *a = &kv->layout;
+    const int32_t *start = starts(u->op);
     float scale = LOG2_E / sqrtf((float)u->D);
     size_t row_bytes = (size_t)a->D * dtype_bytes(a->dtype);
     bool fp8 = kv_is_fp8(u);
     float *k_scale = u->op->k_bias ? w->key_scale : w->k_scale;
     for (int i = 0, slot = first % a->P; i < n; slot = 0) {
-        char *block = kv_block(kv, u->op->layer, u->op->batch, u->b, first + i);
+        char *block = u->op->texts ? (char *)kv->pool + (size_t)(start[u->b] + first + i) * a->block_bytes
+                                   : kv_block(kv, u->op->layer, u->op->batch, u->b, first + i);
         const char *k = kv_row(block, a, 0, u->k, slot), *v = kv_row(block, a, 1, u->k, slot);
         const float *ks = kv_scale(block, a, 0, u->k, slot), *vs = kv_scale(block, a, 1, u->k, slot);
         int end = n - i < a->P - slot ? n : i + a->P - slot;
@@ -92,7 +96,7 @@ static void load_queries(const struct unit *u, float *q, int tile) {
     float row[MAX_D];
     memset(q, 0, (size_t)u->D * TILE_ROWS * sizeof *q);
     for (int r = 0; r < tile_rows(u, tile); r++) {
-        row_widen(row, u->op->q + row_offset(u, tile * TILE_ROWS + r), (size_t)u->D, u->op->e->options.dtype);
+        row_widen(row, q_row(u, tile * TILE_ROWS + r), (size_t)u->D, u->op->e->options.dtype);
         for (int d = 0; d < u->D; d++) q[d * TILE_ROWS + r] = row[d];
     }
 }
@@ -148,7 +152,7 @@ static void load_bias(const struct unit *u, struct workspace *w) {
     memset(w->c, 0, (size_t)n_tiles * u->D_pad * TILE_ROWS * sizeof *w->c);
     for (int r = 0; r < u->n_rows; r++) {
         float *c = w->c + (size_t)(r / TILE_ROWS) * u->D_pad * TILE_ROWS + r % TILE_ROWS;
-        row_widen(q, u->op->q + row_offset(u, r), (size_t)D, act);
+        row_widen(q, q_row(u, r), (size_t)D, act);
         for (int i = 0, j = half; i < half; i++, j++) {
             c[i * TILE_ROWS] = (q[i] * b[i] + q[j] * b[j]) * scale;
             c[j * TILE_ROWS] = (q[j] * b[i] - q[i] * b[j]) * scale;
@@ -215,7 +219,7 @@ static void store_outputs(const struct unit *u, struct workspace *w, int tile) {
         float inverse = 1.0f / sum[r];
         /* + 0: where a sum ended in zero, its sign may depend on how many unseen positions were added. */
         for (int d = 0; d < u->D; d++) row[d] = out[d * TILE_ROWS + r] * inverse + 0.0f;
-        row_narrow(u->op->o + row_offset(u, tile * TILE_ROWS + r), row, (size_t)u->D, u->op->e->options.dtype);
+        row_narrow(o_row(u, tile * TILE_ROWS + r), row, (size_t)u->D, u->op->e->options.dtype);
     }
 }
 
@@ -267,8 +271,7 @@ static void run_unit(const struct unit *u, struct workspace *w, bool matrix) {
 static void run_units(void *arg, struct share *share) {
     const struct attention *op = arg;
     const struct kv_layout *a = &op->kv->layout;
-    const struct batch *batch = op->batch;
-    const int32_t *units = cpu_of(op->e)->units;
+    const int32_t *units = cpu_of(op->e)->units, *start = starts(op);
 #ifdef __AMX_BF16__
     bool matrix = op->e->options.dtype == DTYPE_BF16;
 #else
@@ -280,7 +283,7 @@ static void run_units(void *arg, struct share *share) {
     for (int i, last; threads_take(share, &i, &last);) {
         if (i < units[u.b]) u.b = 0;
         while (i >= units[u.b + 1]) u.b++;
-        int rows = (batch->query_start[u.b + 1] - batch->query_start[u.b]) * u.group;
+        int rows = (start[u.b + 1] - start[u.b]) * u.group;
         u.k = (i - units[u.b]) % a->K;
         u.first_row = (i - units[u.b]) / a->K * UNIT_TILES * TILE_ROWS;
         u.n_rows = rows - u.first_row;
@@ -289,12 +292,22 @@ static void run_units(void *arg, struct share *share) {
     }
 }
 
+static void run(struct attention *op, int B) {
+    int32_t *units = cpu_of(op->e)->units;
+    const int32_t *start = starts(op);
+    int K = op->kv->layout.K, unit_rows = UNIT_TILES * TILE_ROWS;
+    units[0] = 0;
+    for (int b = 0; b < B; b++) {
+        int rows = (start[b + 1] - start[b]) * (op->H / K);
+        units[b + 1] = units[b] + (rows + unit_rows - 1) / unit_rows * K;
+    }
+    parallel(op->e, units[B], 1, run_units, op);
+}
+
 void CPU(attention)(struct exec *e, void *o, const void *q, const struct kv_cache *kv, int layer, const void *k_bias,
                     const struct rope *rope, const struct batch *batch, int H) {
-    struct attention op = {.e = e, .o = o, .q = q, .kv = kv, .layer = layer, .H = H, .k_bias = k_bias,
-                           .cos_sin = k_bias ? rope->cos_sin : NULL, .batch = batch};
-    int32_t *units = cpu_of(e)->units;
-    int K = kv->layout.K, unit_rows = UNIT_TILES * TILE_ROWS;
+    struct attention op = {.e = e, .o = o, .q = q, .kv = kv, .layer = layer, .H = H, .k_bias = k_bias, .batch = batch,
+                           .q_width = (size_t)H * kv->layout.D, .cos_sin = k_bias ? rope->cos_sin : NULL};
     CHECK_LE(kv->layout.D, MAX_D);
     for (int t = 0; t < batch->T; t++) {
         CHECK_LE(0, batch->positions[t]);
@@ -302,10 +315,20 @@ void CPU(attention)(struct exec *e, void *o, const void *q, const struct kv_cach
         CHECK_LT(batch->positions[t] / kv->layout.P, batch->max_blocks);
         CHECK(!k_bias || batch->positions[t] < rope->max_positions);
     }
-    units[0] = 0;
-    for (int b = 0; b < batch->B; b++) {
-        int rows = (batch->query_start[b + 1] - batch->query_start[b]) * (H / K);
-        units[b + 1] = units[b] + (rows + unit_rows - 1) / unit_rows * K;
+    run(&op, batch->B);
+}
+
+void CPU(attention_full)(struct exec *e, void *o, const void *qkv, const struct ragged *texts, int H, int D) {
+    const size_t element = dtype_bytes(e->options.dtype), width = 3 * (size_t)H * D;
+    /* A token's k and v of all heads lie as in a block of one token. */
+    const struct kv_cache kv = {.pool = (char *)qkv + (size_t)H * D * element,
+                                .layout = {.dtype = e->options.dtype, .L = 1, .K = H, .D = D, .P = 1,
+                                           .layer_bytes = width * element, .block_bytes = width * element}};
+    struct attention op = {.e = e, .o = o, .q = qkv, .kv = &kv, .H = H, .q_width = width, .texts = texts};
+    for (int b = 0; b < texts->B; b++) {
+        CHECK_LT(texts->start[b], texts->start[b + 1]);
+        CHECK_LE(texts->start[b + 1] - texts->start[b], e->options.max_kv_len);
     }
-    parallel(e, units[batch->B], 1, run_units, &op);
+    CHECK_EQ(texts->start[texts->B], texts->T);
+    run(&op, texts->B);
 }

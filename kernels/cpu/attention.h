@@ -20,9 +20,11 @@ struct attention {
     const char *q;
     const struct kv_cache *kv;
     int layer, H;
+    size_t q_width;       /* elements of a row of q: H D, or more where k and v follow */
     const char *k_bias;   /* [K D], or NULL */
     const float *cos_sin; /* with a k_bias: [max_positions, D] */
     const struct batch *batch;
+    const struct ragged *texts; /* bidirectional: instead of batch; kv then has the step's own rows, one a block */
 };
 
 /* One KV head of one sequence, and some of its rows (pairs of a token and a query head). */
@@ -53,14 +55,27 @@ struct workspace {
     float *key_scale;  /* [SPLIT]: what k_scale would be; that is 1, and scores have their factor already */
 };
 
-/* Row r of the unit: its token; where its q and o begin, in bytes. */
-static inline int row_token(const struct unit *u, int r) {
-    return u->op->batch->query_start[u->b] + (u->first_row + r) / u->group;
+/* Row r of the unit: its token; where its q or o begins, in bytes, in rows of `width` elements. */
+static inline const int32_t *starts(const struct attention *op) {
+    return op->texts ? op->texts->start : op->batch->query_start;
 }
 
-static inline size_t row_offset(const struct unit *u, int r) {
+static inline int row_token(const struct unit *u, int r) {
+    return starts(u->op)[u->b] + (u->first_row + r) / u->group;
+}
+
+static inline size_t row_offset(const struct unit *u, int r, size_t width) {
     int h = u->k * u->group + (u->first_row + r) % u->group;
-    return ((size_t)row_token(u, r) * u->op->H + h) * u->D * dtype_bytes(u->op->e->options.dtype);
+    return ((size_t)row_token(u, r) * width + (size_t)h * u->D) * dtype_bytes(u->op->e->options.dtype);
+}
+
+static inline const char *q_row(const struct unit *u, int r) { return u->op->q + row_offset(u, r, u->op->q_width); }
+static inline char *o_row(const struct unit *u, int r) { return u->op->o + row_offset(u, r, (size_t)u->op->H * u->D); }
+
+/* The last position that a row sees. */
+static inline int row_last(const struct unit *u, int r) {
+    if (u->op->texts) return u->op->texts->start[u->b + 1] - u->op->texts->start[u->b] - 1;
+    return u->op->batch->positions[row_token(u, r)];
 }
 
 /* Rows of tile i; the last position that any of them sees. */
@@ -70,14 +85,14 @@ static inline int tile_rows(const struct unit *u, int i) {
 }
 
 static inline int tile_last(const struct unit *u, int i) {
-    return u->op->batch->positions[row_token(u, i * TILE_ROWS + tile_rows(u, i) - 1)];
+    return row_last(u, i * TILE_ROWS + tile_rows(u, i) - 1);
 }
 
 /* How many of the positions from `first` on each row of the tile sees (lanes without a row: as the last row). */
 static inline void rows_see(const struct unit *u, int tile, int first, int32_t seen[TILE_ROWS]) {
     int rows = tile_rows(u, tile);
     for (int r = 0; r < TILE_ROWS; r++)
-        seen[r] = u->op->batch->positions[row_token(u, tile * TILE_ROWS + (r < rows ? r : rows - 1))] + 1 - first;
+        seen[r] = row_last(u, tile * TILE_ROWS + (r < rows ? r : rows - 1)) + 1 - first;
 }
 
 static inline bool kv_is_fp8(const struct unit *u) { return u->op->kv->layout.dtype == DTYPE_F8_E4M3; }

@@ -325,7 +325,7 @@ void CPU(attention_amx_begin)(const struct unit *u, struct workspace *w) {
     for (int i = 0; i * TILE_ROWS < u->n_rows; i++) {
         int n = tile_rows(u, i);
         for (int r = 0; r < n; r++)
-            memcpy(rows + r * u->D, u->op->q + row_offset(u, i * TILE_ROWS + r), (size_t)u->D * 2);
+            memcpy(rows + r * u->D, q_row(u, i * TILE_ROWS + r), (size_t)u->D * 2);
         amx_pack((char *)(w->q + (size_t)i * u->D_pad * TILE_ROWS), rows, (size_t)u->D, n, u->D, u->D_pad, TILE_ROWS);
     }
     amx_configure(TILE_ROWS);
@@ -357,7 +357,7 @@ void CPU(attention_amx_end)(const struct unit *u, struct workspace *w) {
             for (int d = 0; d < u->D; d++) row[d] = out[d * TILE + lane];
         /* + 0: where a sum ended in zero, its sign may depend on how many unseen positions were added. */
         for (int d = 0; d < u->D_pad; d += LANES) vf_store(row + d, vf_load(row + d) * inverse + 0.0f);
-        row_narrow(u->op->o + row_offset(u, r), row, (size_t)u->D, DTYPE_BF16);
+        row_narrow(o_row(u, r), row, (size_t)u->D, DTYPE_BF16);
     }
 }
 

@@ -167,7 +167,7 @@ static void widen_fp8(const struct unit *u, struct workspace *w, const char **ro
 
 void CPU(attention_few_begin)(const struct unit *u, struct workspace *w) {
     for (int r = 0; r < u->n_rows; r++)
-        row_widen(w->q + (size_t)r * u->D_pad, u->op->q + row_offset(u, r), (size_t)u->D, u->op->e->options.dtype);
+        row_widen(w->q + (size_t)r * u->D_pad, q_row(u, r), (size_t)u->D, u->op->e->options.dtype);
     for (int r = u->n_rows; r & (r - 1); r++) /* score_some takes a power of two of them */
         memset(w->q + (size_t)r * u->D_pad, 0, (size_t)u->D_pad * sizeof *w->q);
 }
@@ -201,6 +201,6 @@ void CPU(attention_few_end)(const struct unit *u, struct workspace *w) {
         vf inverse = vf_set1(1.0f / w->sum[r]);
         /* + 0 as in attention.c */
         for (int d = 0; d < u->D; d += LANES) vf_store(out + d, vf_load(out + d) * inverse + vf_set1(0));
-        row_narrow(u->op->o + row_offset(u, r), out, (size_t)u->D, u->op->e->options.dtype);
+        row_narrow(o_row(u, r), out, (size_t)u->D, u->op->e->options.dtype);
     }
 }

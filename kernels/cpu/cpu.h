@@ -88,6 +88,14 @@ void CPU(qk_norm_rope_store)(struct exec *e, void *q, const struct kv_cache *kv,
                              const struct batch *batch, int H, float eps);
 void CPU(attention)(struct exec *e, void *o, const void *q, const struct kv_cache *kv, int layer, const void *k_bias,
                     const struct rope *rope, const struct batch *batch, int H);
+void CPU(attention_full)(struct exec *e, void *o, const void *qkv, const struct ragged *texts, int H, int D);
+void CPU(embed_sum)(struct exec *e, void *x, const struct matrix *word, const struct matrix *position, const void *type,
+                    const struct ragged *texts);
+void CPU(layer_norm)(struct exec *e, void *out, const void *x, const void *residual, const void *weight,
+                     const void *bias, int T, int C, float eps);
+void CPU(gelu)(struct exec *e, void *x, int T, int F);
+void CPU(pool)(struct exec *e, float *out, const void *x, const struct ragged *texts, int C, enum pooling pooling,
+               bool normalize);
 void CPU(silu_mul)(struct exec *e, void *out, const void *gate_up, int T, int F);
 void CPU(add)(struct exec *e, void *residual, const void *h, int T, int C);
 unsigned CPU(sample_set)(struct exec *e, const struct sample_params *params, int R, int V);

@@ -1,11 +1,12 @@
-/* norm.c - RMSNorm and the residual add.
+/* norm.c - RMSNorm, LayerNorm and the residual add.
  *
  *     y = round(x / sqrt(mean(x^2) + eps)) * w                  x, y [T, C], w [C]
+ *     d = h - mean(h),  y = d / sqrt(mean(d^2) + eps) * w + b   h = x, or round(x + r)
  *     r = round(r + h)                                          r, h [T, C]
  * round() is to the activation format: Hugging Face casts the normalised value before it multiplies.
  *
- * The sum of squares runs over C in vectors of LANES, four partial sums in turn, folded as a fixed tree. A token is one
- * thread's work. Reads 2C and writes C elements a token. */
+ * Sums run over C in vectors of LANES, four partial sums in turn, folded as a fixed tree. A token is one thread's work.
+ * Reads 2C (with a residual 3C) and writes C elements a token. */
 #include "kernels/cpu/cpu.h"
 
 /* The sum of squares of x [C], which is padded with zeros to a multiple of 4 * LANES. */
@@ -70,6 +71,77 @@ void CPU(rms_norm)(struct exec *e, void *out, const void *h, const void *weight,
     struct rows o = {.e = e, .out = out, .h = h, .weight = weight, .C = C, .eps = eps};
     parallel(e, T, rows_per_part(C), norm_rows, &o);
 }
+
+/* ---- LayerNorm --------------------------------------------------------------------------------------------------- */
+
+struct layer_norm {
+    struct exec *e;
+    char *out;
+    const char *x, *residual;
+    const char *weight, *bias;
+    int C;
+    float eps;
+};
+
+/* The sum of h [C], padded as for sum_squares. */
+static float sum_row(const float *h, int C) {
+    vf s[4] = {{0}, {0}, {0}, {0}};
+    for (int i = 0; i < C; i += 4 * LANES)
+        for (int j = 0; j < 4; j++) s[j] += vf_load(h + i + j * LANES);
+    return vf_sum((s[0] + s[1]) + (s[2] + s[3]));
+}
+
+INLINE void layer_norm_row(char *out, float *h, const struct layer_norm *o, enum dtype act) {
+    const int C = o->C;
+    const size_t b = dtype_bytes(act);
+    const float mean = sum_row(h, C) / (float)C;
+    int i = 0;
+    for (; i + LANES <= C; i += LANES) vf_store(h + i, vf_load(h + i) - mean);
+    for (; i < C; i++) h[i] -= mean;
+    const float scale = norm_scale(h, C, o->eps);
+    for (i = 0; i + LANES <= C; i += LANES) {
+        vf w = vf_widen(o->weight + i * b, act), bias = vf_widen(o->bias + i * b, act);
+        vf_narrow(out + i * b, vf_load(h + i) * scale * w + bias, act);
+    }
+    for (; i < C; i++) {
+        float w = f32_widen(o->weight + i * b, act), bias = f32_widen(o->bias + i * b, act);
+        f32_narrow(out + i * b, h[i] * scale * w + bias, act);
+    }
+}
+
+INLINE void layer_norm_rows_as(const struct layer_norm *o, struct share *share, enum dtype act) {
+    const int C = o->C;
+    const size_t b = dtype_bytes(act), row = (size_t)C * b;
+    float *h = scratch_of(o->e, share);
+    memset(h + C, 0, (ROW_FLOATS(C) - (size_t)C) * sizeof *h); /* for the sums */
+    for (int first, last; threads_take(share, &first, &last);)
+        for (int t = first; t < last; t++) {
+            const char *x = o->x + t * row, *r = o->residual ? o->residual + t * row : NULL;
+            int i = 0;
+            if (!r) row_widen_as(h, x, (size_t)C, act);
+            for (; r && i + LANES <= C; i += LANES)
+                vf_store(h + i, vf_round(vf_widen(x + i * b, act) + vf_widen(r + i * b, act), act));
+            for (; r && i < C; i++) h[i] = f32_round(f32_widen(x + i * b, act) + f32_widen(r + i * b, act), act);
+            layer_norm_row(o->out + t * row, h, o, act);
+        }
+}
+
+static void layer_norm_rows(void *arg, struct share *share) {
+    const struct layer_norm *o = arg;
+    enum dtype act = o->e->options.dtype;
+    if (act == DTYPE_BF16) layer_norm_rows_as(o, share, DTYPE_BF16);
+    else if (act == DTYPE_F16) layer_norm_rows_as(o, share, DTYPE_F16);
+    else layer_norm_rows_as(o, share, DTYPE_F32);
+}
+
+void CPU(layer_norm)(struct exec *e, void *out, const void *x, const void *residual, const void *weight,
+                     const void *bias, int T, int C, float eps) {
+    struct layer_norm o = {.e = e, .out = out, .x = x, .residual = residual, .weight = weight, .bias = bias, .C = C,
+                           .eps = eps};
+    parallel(e, T, rows_per_part(C), layer_norm_rows, &o);
+}
+
+/* ---- the residual add -------------------------------------------------------------------------------------------- */
 
 INLINE void add_rows_as(const struct rows *o, struct share *share, enum dtype act) {
     size_t C = (size_t)o->C, b = dtype_bytes(act);

@@ -384,6 +384,27 @@ INLINE vf vf_silu_mul(vf gate, vf up, enum dtype act) {
     return vf_round(gate * vf_reciprocal(1.0f + vf_exp(-gate)), act) * up;
 }
 
+/* erf(x) within 2 ulp (Norbert Juffa's polynomials, of which the outer one is a power's exponent). */
+INLINE vf vf_erf(vf x) {
+    vf t = vf_select(x < 0, -x, x), s = x * x;
+    vf inner = vf_fma(vf_set1(-5.96761703e-4f), s, vf_set1(4.99119423e-3f));
+    inner = vf_fma(inner, s, vf_set1(-2.67681349e-2f));
+    inner = vf_fma(inner, s, vf_set1(1.12819925e-1f));
+    inner = vf_fma(inner, s, vf_set1(-3.76125336e-1f));
+    inner = vf_fma(inner, s, vf_set1(1.28379166e-1f));
+    inner = vf_fma(inner, x, x);
+    t = vf_select(t > 4, vf_set1(4), t); /* where it is 1, and its square is finite; NaN stays NaN */
+    s = t * t;
+    vf outer = vf_fma(vf_set1(-1.72853470e-5f), t, vf_set1(3.83197126e-4f));
+    outer = vf_fma(outer, s, vf_fma(vf_set1(-3.88396438e-3f), t, vf_set1(2.42546219e-2f)));
+    outer = vf_fma(outer, t, vf_set1(-1.06777877e-1f));
+    outer = vf_fma(outer, t, vf_set1(-6.34846687e-1f));
+    outer = vf_fma(outer, t, vf_set1(-1.28717512e-1f));
+    outer = 1.0f - vf_exp(vf_fma(outer, t, -t));
+    outer = vf_select(x < 0, -outer, outer);
+    return vf_select(t > 0.927734375f, outer, inner);
+}
+
 /* 2^x within 2 ulp for x in [-126, 127]; below 0, NaN stays NaN. x = n + f with |f| <= 1/2; a degree-6 polynomial for
  * 2^f (least relative error, 2e-9 before rounding); 2^n into the exponent. */
 INLINE vf vf_exp2(vf x) {

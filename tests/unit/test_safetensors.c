@@ -139,11 +139,11 @@ Test(safetensors, header) {
 
 Test(safetensors, tensor) {
     refused_tensor("\"shape\":[1],\"data_offsets\":[0,4]", 4, STATUS_INVALID,
-                   "dtype F32, BF16, F16 or I32, found nothing");
+                   "dtype F32, BF16, F16, I32 or I64, found nothing");
     refused_tensor("\"dtype\":7,\"shape\":[1],\"data_offsets\":[0,4]", 4, STATUS_INVALID,
-                   "dtype F32, BF16, F16 or I32, found 7");
-    refused_tensor("\"dtype\":\"I64\",\"shape\":[1],\"data_offsets\":[0,8]", 8, STATUS_UNSUPPORTED,
-                   "dtype F32, BF16, F16 or I32, found \"I64\"");
+                   "dtype F32, BF16, F16, I32 or I64, found 7");
+    refused_tensor("\"dtype\":\"I16\",\"shape\":[1],\"data_offsets\":[0,2]", 2, STATUS_UNSUPPORTED,
+                   "dtype F32, BF16, F16, I32 or I64, found \"I16\"");
     refused_tensor("\"dtype\":\"F32\",\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]", 4, STATUS_INVALID,
                    "dtype, shape and data_offsets once each, found \"dtype\"");
     refused_tensor("\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4],\"order\":\"C\"", 4, STATUS_INVALID,
