@@ -20,8 +20,14 @@ static struct kv_layout layout_of(const struct engine *e, size_t granule_bytes) 
     return runner_kv_layout(&o, &e->info.model, granule_bytes);
 }
 
+/* Engine of model i of the pool. */
+static struct engine *of_pool(const struct deployment *d, int i) {
+    for (int j = 0;; j++)
+        if (d->engines[j].kv_model == i) return &d->engines[j];
+}
+
 static size_t granule_bytes_of(const struct deployment *d) {
-    return d->n_engines == 1 ? layout_of(d->engines, 64).block_bytes : SMALL_GRANULE;
+    return d->n_pooled == 1 ? layout_of(of_pool(d, 0), 64).block_bytes : SMALL_GRANULE;
 }
 
 /* Blocks of one sequence as long as the model allows. */
@@ -33,16 +39,16 @@ static int open_pool(struct deployment *d, size_t bytes, char *err, size_t err_b
     const size_t granule_bytes = granule_bytes_of(d), n_granules = bytes / granule_bytes;
     struct kv_pool_options pool = {
         .n_granules = (int)(n_granules < INT32_MAX ? n_granules : INT32_MAX),
-        .n_models = d->n_engines,
+        .n_models = d->n_pooled,
         .prefix_cache = true,
     };
-    for (int i = 0; i < d->n_engines; i++) {
-        const struct engine *e = &d->engines[i];
+    for (int i = 0; i < d->n_pooled; i++) {
+        const struct engine *e = of_pool(d, i);
         const struct engine_options *o = &e->options;
         const struct kv_layout layout = layout_of(e, granule_bytes);
-        const size_t share = n_granules / (2 * (size_t)d->n_engines),
+        const size_t share = n_granules / (2 * (size_t)d->n_pooled),
                      one_sequence = sequence_blocks(e) * (size_t)layout.block_granules,
-                     floor = i >= d->n_public          ? 0 /* it only drafts: what is left will do */
+                     floor = e >= d->engines + d->n_public ? 0 /* it only drafts: what is left will do */
                              : o->kv_cache_floor_bytes ? o->kv_cache_floor_bytes / granule_bytes
                              : one_sequence < share    ? one_sequence
                                                        : share;
@@ -64,8 +70,8 @@ static int open_pool(struct deployment *d, size_t bytes, char *err, size_t err_b
 
 /* Whether each model's longest sequence fits; where nobody has asked for a length, it becomes what fits. */
 static int fit_lengths(struct deployment *d, char *err, size_t err_bytes) {
-    for (int i = 0; i < d->n_engines; i++) {
-        struct engine *e = &d->engines[i];
+    for (int i = 0; i < d->n_pooled; i++) {
+        struct engine *e = of_pool(d, i);
         const struct engine_options *o = &e->options;
         const size_t block_bytes = layout_of(e, 64).block_bytes, needed = sequence_blocks(e);
         const int n_blocks = kv_pool_capacity(d->pool, i);
@@ -88,13 +94,13 @@ static int fit_lengths(struct deployment *d, char *err, size_t err_bytes) {
 /* Bytes for KV: on a GPU what --gpu-memory-utilization leaves beside weights and activations, which are allocated; on
  * the CPU a quarter of what is free, because the machine is not ours alone, and no more than requests can fill. */
 static int kv_budget(const struct deployment *d, size_t *bytes, char *err, size_t err_bytes) {
-    const struct exec *exec = d->engines->runner.exec;
+    const struct exec *exec = engine__exec(d->engines);
     const double share = d->engines->options.gpu_memory_utilization;
     size_t free_bytes, total_bytes, most = 0;
     exec_memory(exec, &free_bytes, &total_bytes);
     if (!exec_is_gpu(exec)) {
-        for (int i = 0; i < d->n_engines; i++) {
-            const struct engine *e = &d->engines[i];
+        for (int i = 0; i < d->n_pooled; i++) {
+            const struct engine *e = of_pool(d, i);
             most += sequence_blocks(e) * (size_t)e->options.max_num_seqs * layout_of(e, 64).block_bytes;
         }
         *bytes = free_bytes / 4 < most ? free_bytes / 4 : most;
@@ -115,16 +121,18 @@ static int kv_budget(const struct deployment *d, size_t *bytes, char *err, size_
 /* What the options say of the pool's size in numbers; 0: nothing. */
 static size_t bytes_asked(const struct deployment *d) {
     const struct engine_options *o = &d->engines->options;
+    if (!d->n_pooled) return 0;
     return o->num_blocks_override ? (size_t)o->num_blocks_override * granule_bytes_of(d) : o->kv_cache_memory_bytes;
 }
 
 /* The arena and the KV pool, when all weights are on the device. */
 static int place(struct deployment *d, char *err, size_t err_bytes) {
-    struct exec *exec = d->engines->runner.exec;
+    struct exec *exec = engine__exec(d->engines);
     const double t = engine__now();
     size_t arena_bytes = 0, kv_bytes = bytes_asked(d);
-    for (int i = 0; i < d->n_engines; i++) {
-        const struct runner *r = &d->engines[i].runner;
+    if (!d->n_pooled) return exec_finish(exec, err, err_bytes);
+    for (int i = 0; i < d->n_pooled; i++) {
+        const struct runner *r = &of_pool(d, i)->runner;
         const size_t bytes = runner_arena_bytes(&r->options, &r->model.config);
         if (bytes > arena_bytes) arena_bytes = bytes;
     }
@@ -148,10 +156,11 @@ static int place(struct deployment *d, char *err, size_t err_bytes) {
                     "no memory for the KV pool (%zu MB): lower --gpu-memory-utilization or --kv-cache-memory-bytes",
                     kv_bytes >> 20);
     status = exec_finish(exec, err, err_bytes);
-    for (int i = 0; i < d->n_engines; i++) {
-        runner_place(&d->engines[i].runner, d->arena, d->kv_memory, granule_bytes);
-        d->engines[i].info.kv_bytes = kv_bytes;
-        d->engines[i].info.start.kv = engine__now() - t;
+    for (int i = 0; i < d->n_pooled; i++) {
+        struct engine *e = of_pool(d, i);
+        runner_place(&e->runner, d->arena, d->kv_memory, granule_bytes);
+        e->info.kv_bytes = kv_bytes;
+        e->info.start.kv = engine__now() - t;
     }
     return status;
 }
@@ -211,6 +220,9 @@ static int add_drafts(struct deployment *d, char *err, size_t err_bytes) {
             if (!status && e->draft->info.max_model_len > e->info.max_model_len)
                 e->draft->info.max_model_len = e->info.max_model_len;
         }
+        if (!status && e->draft->info.is_encoder)
+            status = fail(err, err_bytes, STATUS_INVALID, "%s cannot draft for %s: it turns texts into vectors",
+                          e->draft->options.model, e->options.model);
         if (!status) status = check_same_tokens(e, e->draft, err, err_bytes);
         if (status) return status;
     }
@@ -234,6 +246,8 @@ static int configure(struct deployment *d, char *err, size_t err_bytes) {
         if (status && d->n_public > 1) status = name_model(e, status, err, err_bytes);
     }
     if (!status) status = add_drafts(d, err, err_bytes);
+    for (int i = 0; i < d->n_engines; i++)
+        d->engines[i].kv_model = d->engines[i].info.is_encoder ? -1 : d->n_pooled++;
     for (int i = 0; i < d->n_engines && !status && d->n_engines > 1; i++)
         if (d->engines[i].options.num_blocks_override)
             status = fail(err, err_bytes, STATUS_INVALID,
@@ -277,9 +291,9 @@ int deployment_open(struct deployment **out, const struct engine_options *models
 
     int status = configure(d, err, err_bytes);
     for (int i = 0; i < d->n_engines && !status; i++)
-        status = engine__load(&d->engines[i], i ? d->engines->runner.exec : NULL, err, err_bytes);
+        status = engine__load(&d->engines[i], i ? engine__exec(d->engines) : NULL, err, err_bytes);
     if (!status) status = place(d, err, err_bytes);
-    for (int i = 0; i < d->n_engines && !status; i++) status = engine__open_scheduler(&d->engines[i], i, err, err_bytes);
+    for (int i = 0; i < d->n_pooled && !status; i++) status = engine__open_scheduler(of_pool(d, i), err, err_bytes);
     for (int i = 0; i < d->n_engines && !status; i++) engine__publish_figures(&d->engines[i]);
     if (!status) status = start_thread(d, err, err_bytes);
     if (status) {
@@ -297,10 +311,9 @@ void deployment_close(struct deployment *d) {
         engine__nudge(d->engines);
         pthread_join(d->thread, NULL);
     }
-    if (d->engines->runner.exec) {
-        exec_free(d->engines->runner.exec, d->kv_memory);
-        exec_free(d->engines->runner.exec, d->arena);
-    }
+    struct exec *exec = engine__exec(d->engines);
+    if (exec) exec_free(exec, d->kv_memory);
+    if (exec) exec_free(exec, d->arena);
     while (d->n_engines) engine__deinit(&d->engines[--d->n_engines]); /* the first one's exec has the queue: last */
     kv_pool_close(d->pool);
     pthread_cond_destroy(&d->cond);

@@ -1,5 +1,6 @@
 /* engine.c - one model of a deployment: options, configuration, checkpoint, weights, scheduler. deployment.c opens them
  * together and gives them memory. */
+#include "engine/bert.h"
 #include "engine/engine_internal.h"
 
 #include <stdlib.h>
@@ -82,16 +83,17 @@ static int check_options(const struct engine_options *o, char *err, size_t err_b
 /* How long sequences may be. */
 static int plan_length(struct engine *e, char *err, size_t err_bytes) {
     const struct engine_options *o = &e->options;
-    const int longest = e->info.model.max_positions;
+    const int longest = e->info.model.max_positions, usual = e->info.is_encoder ? e->info.encoder.max_len : longest;
     if (o->max_model_len > longest)
         return fail(err, err_bytes, STATUS_INVALID,
                     "--max-model-len %d is more than the model's max_position_embeddings, which is %d",
                     o->max_model_len, longest);
-    e->info.max_model_len = o->max_model_len ? o->max_model_len : longest;
+    e->info.max_model_len = o->max_model_len ? o->max_model_len : usual;
+    e->info.encoder.max_len = e->info.max_model_len;
     return 0;
 }
 
-int engine__open_scheduler(struct engine *e, int model, char *err, size_t err_bytes) {
+int engine__open_scheduler(struct engine *e, char *err, size_t err_bytes) {
     const struct engine_options *o = &e->options;
     const struct sched_options sched = {
         .max_num_seqs = o->max_num_seqs,
@@ -102,7 +104,7 @@ int engine__open_scheduler(struct engine *e, int model, char *err, size_t err_by
         .long_prefill_token_threshold = o->long_prefill_token_threshold,
         .policy = o->policy,
     };
-    int status = sched_init(&e->sched, &sched, e->deployment->pool, model, err, err_bytes);
+    int status = sched_init(&e->sched, &sched, e->deployment->pool, e->kv_model, err, err_bytes);
     if (status) return status;
     e->sampled = malloc((size_t)e->runner.options.max_rows * sizeof *e->sampled);
     status = speculator_open(&e->speculator, &e->speculative_config, &e->sched, &e->runner, err, err_bytes);
@@ -110,6 +112,21 @@ int engine__open_scheduler(struct engine *e, int model, char *err, size_t err_by
     for (int i = 0; i < RUNNER_SLOTS && !status; i++) status = plan_init(&e->plans[i], o->max_num_seqs);
     if (status || !e->sampled) return fail(err, err_bytes, STATUS_NO_MEMORY, "out of memory for the scheduler");
     return 0;
+}
+
+/* config.json of either kind of model. */
+static int load_config(struct engine_info *info, const char *path, char *err, size_t err_bytes) {
+    int status = model_is_encoder(&info->is_encoder, path, err, err_bytes);
+    if (status) return status;
+    if (info->is_encoder) {
+        status = encoder_config_load(&info->encoder, path, err, err_bytes);
+        info->model.vocab = info->encoder.vocab;
+        info->model.max_positions = info->encoder.max_positions;
+        info->model.dtype = info->encoder.dtype;
+        return status;
+    }
+    status = model_config_load(&info->model, path, err, err_bytes);
+    return status ? status : generation_config_load(&info->generation, &info->model, path, err, err_bytes);
 }
 
 /* config.json, generation_config.json, the tokenizer: what is known before any weight is read. */
@@ -120,8 +137,10 @@ static int open_configuration(struct engine *e, bool dummy, char *err, size_t er
     int status;
     if ((status = model_find(o->model, e->path, sizeof e->path, err, err_bytes))) return status;
     info->path = e->path;
-    if ((status = model_config_load(&info->model, e->path, err, err_bytes))) return status;
-    if ((status = generation_config_load(&info->generation, &info->model, e->path, err, err_bytes))) return status;
+    if ((status = load_config(info, e->path, err, err_bytes))) return status;
+    if (info->is_encoder && e->speculative_config.max_drafts)
+        return fail(err, err_bytes, STATUS_INVALID, "%s turns texts into vectors: --speculative-config is not for it",
+                    o->model);
     const bool shape_file = !stat(e->path, &st) && S_ISREG(st.st_mode);
     if (shape_file && !dummy)
         return fail(err, err_bytes, STATUS_INVALID,
@@ -162,7 +181,9 @@ int engine__configure(struct engine *e, char *err, size_t err_bytes) {
     if (!status) status = open_configuration(e, is_dummy(e), err, err_bytes);
     e->info.start.configuration = lap(&t);
     if (!status && !is_dummy(e)) status = checkpoint_open(&e->checkpoint, e->path, err, err_bytes);
-    if (!status && !is_dummy(e)) status = checkpoint_check(e->checkpoint, &e->info.model, err, err_bytes);
+    if (!status && !is_dummy(e))
+        status = e->info.is_encoder ? encoder_check(e->checkpoint, &e->info.encoder, err, err_bytes)
+                                    : checkpoint_check(e->checkpoint, &e->info.model, err, err_bytes);
     e->info.start.checkpoint = lap(&t);
     return status;
 }
@@ -186,21 +207,36 @@ struct runner_options engine__runner_options(const struct engine *e) {
     };
 }
 
-/* The mapping of the checkpoint is gone afterwards; the weights are on the device. */
-int engine__load(struct engine *e, struct exec *beside, char *err, size_t err_bytes) {
+static int load_encoder(struct engine *e, struct exec *beside, char *err, size_t err_bytes) {
+    const struct engine_options *o = &e->options;
+    const struct exec_options exec = {
+        .backend = o->backend, .dtype = e->info.dtype, .n_threads = o->n_threads, .beside = beside};
+    int status = embedder_open(&e->embedder, &exec, e->checkpoint, &e->info.encoder, o->max_num_batched_tokens,
+                               o->max_num_seqs, err, err_bytes);
+    if (!status) e->info.weight_bytes = bert_weight_bytes(&e->info.encoder, e->info.dtype);
+    return status;
+}
+
+static int load_decoder(struct engine *e, struct exec *beside, double *t, char *err, size_t err_bytes) {
     struct runner_options runner = engine__runner_options(e);
-    double t = engine__now();
     runner.beside = beside;
     int status = runner_open(&e->runner, &runner, &e->info.model, err, err_bytes);
-    e->info.start.device = lap(&t);
+    e->info.start.device = lap(t);
     if (!status) status = runner_load(&e->runner, e->checkpoint, &e->info.model, err, err_bytes);
+    if (!status) e->info.weight_bytes = e->runner.model.bytes;
+    return status;
+}
+
+/* The mapping of the checkpoint is gone afterwards; the weights are on the device. */
+int engine__load(struct engine *e, struct exec *beside, char *err, size_t err_bytes) {
+    double t = engine__now();
+    int status = e->info.is_encoder ? load_encoder(e, beside, err, err_bytes)
+                                    : load_decoder(e, beside, &t, err, err_bytes);
     checkpoint_close(e->checkpoint);
     e->checkpoint = NULL;
     e->info.start.weights = lap(&t);
-    if (status) return status;
-    e->info.weight_bytes = e->runner.model.bytes;
-    e->info.backend = exec_backend(e->runner.exec);
-    return 0;
+    if (!status) e->info.backend = exec_backend(engine__exec(e));
+    return status;
 }
 
 void engine__init(struct engine *e, struct deployment *d, const struct engine_options *options) {
@@ -227,6 +263,7 @@ void engine__deinit(struct engine *e) {
     for (int i = 0; i < RUNNER_SLOTS; i++) plan_deinit(&e->plans[i]);
     free(e->sampled);
     speculator_close(&e->speculator);
+    embedder_close(&e->embedder);
     runner_close(&e->runner);
     checkpoint_close(e->checkpoint);
     tokenizer_close(e->tokenizer);

@@ -119,6 +119,8 @@ struct engine_start {
 };
 
 struct engine_info {
+    bool is_encoder;                     /* turns texts into vectors, and has no KV: request_params.embedding */
+    struct encoder_config encoder;       /* if so; of `model` only vocab and max_positions are set then */
     struct model_config model;
     struct generation_config generation; /* the checkpoint's default sampling and eos ids */
     enum chat_template chat_template;    /* NONE if the checkpoint's is unknown */
@@ -173,6 +175,9 @@ struct request_params {
     int priority;   /* lower is earlier; only with POLICY_PRIORITY */
     uint64_t salt;  /* tenant and cache_salt: prefix blocks are shared only within one salt */
     void *user;     /* comes back with every event */
+    float *embedding; /* engines of an encoder: [info.encoder.hidden], filled with the text's vector before
+                       EVENT_FINISHED; stays alive until then. The prompt has the tokenizer's prefix and suffix, and
+                       sampling is prompt_only. NULL for engines that generate */
     float *logits;  /* NULL, or [n_prompt, V] f32: filled with the prompt's logits before EVENT_FINISHED (library and
                        tools; stays alive until then) */
 };

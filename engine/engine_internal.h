@@ -9,6 +9,7 @@
  * An engine's mutex guards nothing but its client's sleep and the copy of the figures. */
 #pragma once
 
+#include "engine/embedder.h"
 #include "engine/engine.h"
 #include "engine/kv_pool.h"
 #include "engine/request.h"
@@ -31,6 +32,8 @@ struct engine {
     struct checkpoint *checkpoint; /* owned, from the check of its headers until its weights are on the device */
 
     /* engine thread */
+    struct embedder embedder; /* of an encoder; else what follows */
+    int kv_model;             /* of the pool; -1: an encoder */
     struct runner runner;
     struct sched sched;
     struct speculator speculator;
@@ -67,6 +70,7 @@ struct engine {
 struct deployment {
     struct engine *engines; /* owned [n_engines]: those that were asked for, then models that only draft for them */
     int n_engines, n_public;
+    int n_pooled; /* engines that have KV */
     void *arena, *kv_memory; /* device: activations of the largest step of all; the KV pool */
 
     /* engine thread */
@@ -97,9 +101,12 @@ static inline double engine__now(void) { /* CLOCK_MONOTONIC seconds */
 void engine__init(struct engine *e, struct deployment *d, const struct engine_options *options);
 int engine__configure(struct engine *e, char *err, size_t err_bytes); /* files and options; reads no weights */
 int engine__load(struct engine *e, struct exec *beside, char *err, size_t err_bytes);
-int engine__open_scheduler(struct engine *e, int model, char *err, size_t err_bytes);
+int engine__open_scheduler(struct engine *e, char *err, size_t err_bytes);
 void engine__deinit(struct engine *e);
 struct runner_options engine__runner_options(const struct engine *e);
+static inline struct exec *engine__exec(const struct engine *e) {
+    return e->info.is_encoder ? e->embedder.exec : e->runner.exec;
+}
 
 void *engine__thread(void *deployment);         /* the engine thread's main */
 void engine__publish_figures(struct engine *e); /* engine thread, or before it runs */

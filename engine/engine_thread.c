@@ -28,10 +28,23 @@ static void say_farewell(struct engine *e, struct request *r) {
     mailbox_put(&e->outbox, &r->farewell.mail);
 }
 
+/* Tells everybody in a list of the embedder that this is the end. */
+static void end_embeddings(struct engine *e, struct request *list, enum finish_reason reason) {
+    for (struct request *r = list, *next; r; r = next) {
+        next = r->next_waiting;
+        r->seq->reason = reason;
+        say_farewell(e, r);
+    }
+}
+
 static void take_inbox(struct engine *e) {
     for (struct mail *m = mailbox_take(&e->inbox), *next; m; m = next) {
         struct request *r = ((struct letter *)m)->request;
         next = mail_open(m);
+        if (e->info.is_encoder) {
+            embedder_add(&e->embedder, r);
+            continue;
+        }
         int status = sched_add(&e->sched, r->seq);
         if (status == 0) continue;
         r->seq->reason = FINISH_ERROR;
@@ -57,31 +70,40 @@ static void take_cancels(struct engine *e) {
     const uint64_t n = atomic_load(&e->n_cancels);
     if (n == e->n_cancels_done && !stopping) return;
     e->n_cancels_done = n;
-    cancel_marked(e, &e->sched.waiting, stopping);
-    cancel_marked(e, &e->sched.running, stopping);
+    if (e->info.is_encoder) {
+        end_embeddings(e, embedder_cancel(&e->embedder, stopping), FINISH_CANCELLED);
+    } else {
+        cancel_marked(e, &e->sched.waiting, stopping);
+        cancel_marked(e, &e->sched.running, stopping);
+    }
     wake_client(e);
 }
 
 void engine__publish_figures(struct engine *e) {
     struct engine_stats *f = &e->figures;
-    struct sched_stats s = sched_stats(&e->sched);
-    struct kv_pool_stats k = kv_pool_stats(e->sched.pool, e->sched.model);
-    f->n_running = s.n_running;
-    f->n_waiting = s.n_waiting;
-    f->n_preemptions = s.n_preemptions;
-    f->n_blocks = k.n_blocks;
-    f->n_blocks_used = k.n_used;
-    f->n_blocks_cached = k.n_cached;
-    f->prefix_queries = k.n_query_tokens;
-    f->prefix_hits = k.n_hit_tokens;
+    if (e->info.is_encoder) {
+        f->n_waiting = e->embedder.n_waiting;
+        f->n_running = 0;
+        for (int i = 0; i < ENCODER_SLOTS; i++) f->n_running += e->embedder.flights[i].n;
+    } else {
+        struct sched_stats s = sched_stats(&e->sched);
+        struct kv_pool_stats k = kv_pool_stats(e->sched.pool, e->sched.model);
+        f->n_running = s.n_running;
+        f->n_waiting = s.n_waiting;
+        f->n_preemptions = s.n_preemptions;
+        f->n_blocks = k.n_blocks;
+        f->n_blocks_used = k.n_used;
+        f->n_blocks_cached = k.n_cached;
+        f->prefix_queries = k.n_query_tokens;
+        f->prefix_hits = k.n_hit_tokens;
+    }
     pthread_mutex_lock(&e->mutex);
     e->published = *f;
     pthread_mutex_unlock(&e->mutex);
 }
 
-static void count_step(struct engine *e, const struct plan *plan, double seconds, double device_seconds) {
+static void count_step(struct engine *e, int T, double seconds, double device_seconds) {
     struct engine_stats *f = &e->figures;
-    const int T = plan->n_tokens;
     int bucket = 0;
     while (bucket < 16 && T > 1 << bucket) bucket++;
     f->n_steps++;
@@ -89,7 +111,6 @@ static void count_step(struct engine *e, const struct plan *plan, double seconds
     f->step_tokens_sum += (uint64_t)T;
     f->step_seconds_total += seconds;
     f->device_seconds_total += device_seconds;
-    for (int i = 0; i < plan->n_items; i++) f->n_generated_tokens += (uint64_t)plan_gained(&plan->items[i]);
 }
 
 static void mark_started(struct engine *e, const struct plan *plan, double t) {
@@ -119,17 +140,33 @@ static void publish_step(struct engine *e, const struct plan *plan, double t) {
     for (int i = 0; i < plan->n_finished; i++) say_farewell(e, request_of(plan->finished[i]));
 }
 
-/* Plans the engine's next step and sends it on its way; false when it has nothing to run now. */
-static bool launch(struct engine *e) {
-    struct deployment *d = e->deployment;
+/* A step of texts; false when nobody waits. */
+static bool launch_embeddings(struct engine *e, double now) {
+    const struct embed_flight *f = &e->embedder.flights[e->slot];
+    if (!embedder_launch(&e->embedder, e->slot)) return false;
+    for (int i = 0; i < f->n; i++) f->requests[i]->t_start = now;
+    e->figures.n_prompt_tokens += (uint64_t)f->n_tokens;
+    return true;
+}
+
+/* A step of tokens; false when there is nothing to run now. */
+static bool launch_tokens(struct engine *e, double now) {
     struct plan *plan = &e->plans[e->slot];
     if (e->n_flights && !speculator_may_plan_ahead(&e->speculator)) return false;
     sched_plan(&e->sched, plan);
     if (!plan->n_items) return false;
     speculator_propose(&e->speculator, plan);
-    e->launched[e->slot] = engine__now();
-    mark_started(e, plan, e->launched[e->slot]);
+    mark_started(e, plan, now);
     runner_launch(&e->runner, e->slot, plan);
+    return true;
+}
+
+/* Plans the engine's next step and sends it on its way. */
+static bool launch(struct engine *e) {
+    struct deployment *d = e->deployment;
+    const double now = engine__now();
+    if (!(e->info.is_encoder ? launch_embeddings(e, now) : launch_tokens(e, now))) return false;
+    e->launched[e->slot] = now;
     d->flights[d->n_flights].engine = e;
     d->flights[d->n_flights++].slot = e->slot;
     e->slot = (e->slot + 1) % RUNNER_SLOTS;
@@ -148,10 +185,28 @@ static bool launch_next(struct deployment *d) {
     return false;
 }
 
-/* Waits for the oldest step on its way and commits it. */
-static void land(struct deployment *d) {
-    struct engine *e = d->flights[0].engine;
-    const int slot = d->flights[0].slot;
+/* Waits for a step of texts: each has its vector, or the sentence that says why not. */
+static void land_embeddings(struct engine *e, int slot, double begin) {
+    struct embed_flight *f = &e->embedder.flights[slot];
+    double device_seconds = 0;
+    char err[ERR_BYTES];
+    int status = embedder_land(&e->embedder, slot, &device_seconds, err, sizeof err);
+    const double now = engine__now();
+    count_step(e, f->n_tokens, now - begin, device_seconds);
+    const int n = f->n;
+    f->n = 0;
+    engine__publish_figures(e);
+    for (int i = 0; i < n; i++) {
+        struct request *r = f->requests[i];
+        r->t_first = now;
+        r->seq->reason = status ? FINISH_ERROR : FINISH_LENGTH;
+        if (status) snprintf(r->error, sizeof r->error, "%s", err);
+        say_farewell(e, r);
+    }
+}
+
+/* Waits for a step of tokens and commits it. */
+static void land_tokens(struct engine *e, int slot, double begin) {
     struct plan *plan = &e->plans[slot];
     double device_seconds = 0;
     char err[ERR_BYTES];
@@ -166,15 +221,24 @@ static void land(struct deployment *d) {
         speculator_impose(&e->speculator, plan, e->sampled);
     }
     sched_commit(&e->sched, plan, status ? NULL : e->sampled);
-    e->n_flights--;
-    for (int i = 1; i < d->n_flights; i++) d->flights[i - 1] = d->flights[i];
-    d->n_flights--;
-    const double now = engine__now(), begin = e->launched[slot] > d->last_land ? e->launched[slot] : d->last_land;
-    count_step(e, plan, now - begin, device_seconds);
+    const double now = engine__now();
+    count_step(e, plan->n_tokens, now - begin, device_seconds);
+    for (int i = 0; i < plan->n_items; i++) e->figures.n_generated_tokens += (uint64_t)plan_gained(&plan->items[i]);
     if (!status) speculator_learn(&e->speculator, plan, device_seconds, now - begin, &e->figures);
-    d->last_land = now;
     engine__publish_figures(e); /* before the news, so that whoever reads an ending sees its blocks free */
     publish_step(e, plan, now);
+}
+
+/* Waits for the oldest step on its way. */
+static void land(struct deployment *d) {
+    struct engine *e = d->flights[0].engine;
+    const int slot = d->flights[0].slot;
+    const double begin = e->launched[slot] > d->last_land ? e->launched[slot] : d->last_land;
+    (e->info.is_encoder ? land_embeddings : land_tokens)(e, slot, begin);
+    for (int i = 1; i < d->n_flights; i++) d->flights[i - 1] = d->flights[i];
+    d->n_flights--;
+    e->n_flights--;
+    d->last_land = engine__now();
     wake_client(e);
 }
 
@@ -205,7 +269,7 @@ static void take_letters(struct deployment *d) {
 
 void *engine__thread(void *arg) {
     struct deployment *d = arg;
-    const int depth = exec_is_gpu(d->engines->runner.exec) ? SCHED_MAX_FLIGHTS : 1;
+    const int depth = exec_is_gpu(engine__exec(d->engines)) ? SCHED_MAX_FLIGHTS : 1;
     for (;;) {
         take_letters(d);
         if (launch_next(d) && d->n_flights < depth) continue;
@@ -214,7 +278,7 @@ void *engine__thread(void *arg) {
             continue;
         }
         for (int i = 0; i < d->n_engines; i++) /* nobody holds memory that somebody else waits for */
-            if (!sched_idle(&d->engines[i].sched)) CHECK(!"a scheduler has sequences but plans nothing");
+            if (!d->engines[i].info.is_encoder && !sched_idle(&d->engines[i].sched)) CHECK(!"a scheduler has sequences but plans nothing");
         if (!wait_for_work(d)) break;
     }
     take_letters(d); /* requests that came with the word to stop */

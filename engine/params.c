@@ -126,6 +126,10 @@ int request_params_check(const struct request_params *p, const struct engine_inf
     const int longest = s->prompt_only ? info->max_model_len : info->max_model_len - 1;
     int status;
 
+    if (info->is_encoder != (p->embedding != NULL) || (info->is_encoder && !s->prompt_only))
+        return fail(err, err_bytes, STATUS_INVALID,
+                    info->is_encoder ? "this model turns texts into vectors; it does not generate text"
+                                     : "this model generates text; it does not turn texts into vectors");
     if (p->n_prompt < 1) return fail(err, err_bytes, STATUS_INVALID, "the prompt must have at least one token");
     if (p->n_prompt > longest)
         return fail(err, err_bytes, STATUS_INVALID,

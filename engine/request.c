@@ -95,6 +95,7 @@ int request_open(struct request **out, uint64_t id, const struct request_params 
     r->farewell = (struct letter){.request = r, .farewell = true};
     r->user = p->user;
     r->logits = p->logits;
+    r->embedding = p->embedding;
     r->drafts_at = -1;
     r->n_logprobs = s->logprobs;
     r->n_prompt_logprobs = s->prompt_logprobs;

@@ -54,7 +54,8 @@ struct request {
     /* results, engine to client */
     struct token_logprob *logprobs;        /* owned [max output, 1 + n_logprobs] or NULL */
     struct token_logprob *prompt_logprobs; /* owned [n_prompt - 1, 1 + n_prompt_logprobs] or NULL */
-    float *logits;                         /* borrowed: request_params.logits */
+    float *logits, *embedding;             /* borrowed: request_params' */
+    struct request *next_waiting;          /* engine thread: embedder.h */
     atomic_int n_ready;                    /* tokens of seq->tokens, prompt included, that the client may read */
     int n_cached;                          /* final at the first token */
     double t_submit, t_start, t_first, t_finish;

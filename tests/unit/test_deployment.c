@@ -230,6 +230,53 @@ Test(deployment, one_cancel_leaves_the_other) {
     deployment_close(d);
 }
 
+/* An encoder in the crowd: each text's vector is to the bit the one that it gets alone. */
+Test(deployment, an_encoder_beside_a_decoder) {
+    enum { N_TEXTS = 30, C = 256 };
+    static struct job jobs[MAX_JOBS], alone[MAX_JOBS], texts[N_TEXTS];
+    static float vectors[2][N_TEXTS][C];
+    struct engine_options o[2] = {engine_default_options(), engine_default_options()};
+    struct deployment *d;
+    char err[ERR_BYTES];
+    o[0].model = MODELS "bert-fp32";
+    o[0].max_num_batched_tokens = 128;
+    o[1].model = MODELS "qwen3-bf16";
+    o[1].max_model_len = 512;
+    for (int i = 0; i < 8; i++) {
+        make_job(&alone[i], i, 30 + 40 * i);
+        jobs[i] = alone[i];
+    }
+    answer_alone(&o[1], alone, 8);
+    for (int round = 0; round < 2; round++) { /* one text at a time, then all at once in a crowd */
+        cr_assert_eq(deployment_open(&d, o, 1 + round, err, sizeof err), 0, "%s", err);
+        struct engine *e = deployment_engine(d, 0);
+        const struct engine_info *info = engine_info(e);
+        cr_assert(info->is_encoder && info->encoder.hidden <= C);
+        for (int i = 0; i < 8 && round; i++) submit(deployment_engine(d, 1), &jobs[i]);
+        for (int i = 0; i < N_TEXTS; i++) {
+            texts[i].n_prompt = 1 + 7 * i % info->max_model_len;
+            for (int t = 0; t < texts[i].n_prompt; t++) texts[i].prompt[t] = (17 * i + 5 * t) % info->model.vocab;
+            texts[i].sampling = sampling_default();
+            texts[i].sampling.prompt_only = true;
+            const struct request_params params = {.prompt = texts[i].prompt, .n_prompt = texts[i].n_prompt,
+                                                  .sampling = texts[i].sampling, .user = &texts[i],
+                                                  .embedding = vectors[round][i]};
+            cr_assert_eq(engine_submit(e, &params, NULL, err, sizeof err), 0, "%s", err);
+            if (!round) finish(e, 1);
+        }
+        if (round) finish(e, N_TEXTS);
+        if (round) finish(deployment_engine(d, 1), 8);
+        const struct request_params wrong = {.prompt = texts[0].prompt, .n_prompt = 1, .sampling = texts[0].sampling};
+        cr_assert_eq(engine_submit(e, &wrong, NULL, err, sizeof err), STATUS_INVALID);
+        cr_assert(strstr(err, "does not generate text"), "%s", err);
+        cr_assert_eq(stats_of(d, 0).n_waiting + stats_of(d, 0).n_running, 0);
+        deployment_close(d);
+    }
+    cr_assert_neq(vectors[0][0][0], 0);
+    cr_assert_arr_eq(vectors[0], vectors[1], sizeof vectors[0]);
+    for (int i = 0; i < 8; i++) assert_same(&alone[i], &jobs[i], "decoder", i);
+}
+
 Test(deployment, what_cannot_be_is_refused) {
     struct engine_options o[DEPLOYMENT_MAX_MODELS + 1];
     struct deployment *d;
