@@ -231,7 +231,7 @@ static unsigned set_sampler(struct runner *r, int slot, const struct plan *plan)
         const int position = item->first + item->n_tokens;
         struct sample_params *p = &r->sample[f->row_of_item[i]];
         *p = request_sample_params(request, position);
-        if (position > item->seq->n_tokens) p->pending = ids_before(r, slot) + request->row;
+        if (position > item->seq->n_tokens) p->pending = ids_before(r, slot) + request->row, p->n_pending = 1;
     }
     return sample_set(r->exec, r->sample, f->n_sampled, r->model.config.vocab);
 }

@@ -512,9 +512,10 @@ unsigned sample_set(struct exec *e, const struct sample_params *params, int R, i
         const struct sample_params *p = &params[r];
         CHECK(p->temperature >= 0);
         if (p->allowed)
-            for (int i = 0; i < p->n_allowed; i++) CHECK_LT((uint32_t)p->allowed[i], (uint32_t)V);
-        for (int i = 0; i < p->n_biases; i++) CHECK_LT((uint32_t)p->biases[i].id, (uint32_t)V);
-        for (int i = 0; i < p->n_counts; i++) CHECK_LT((uint32_t)p->counts[i].id, (uint32_t)V);
+            for (int i = 0; i < p->n_allowed; i++) CHECK_LE(0, p->allowed[i]);
+        for (int i = 0; i < p->n_biases; i++) CHECK_LE(0, p->biases[i].id);
+        for (int i = 0; i < p->n_counts; i++) CHECK_LE(0, p->counts[i].id);
+        CHECK(p->n_pending >= 0 && p->n_pending <= SAMPLE_MAX_PENDING);
     }
     return e->ops->sample_set(e, params, R, V);
 }

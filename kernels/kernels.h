@@ -232,9 +232,12 @@ struct token_bias {
     float bias; /* added to the logit; -INFINITY forbids the token */
 };
 
+enum { SAMPLE_MAX_PENDING = 16 };
+
 /* One row's parameters. Order, as in vLLM: allowed ids, bias, repetition penalty (prompt and output tokens), frequency
  * and presence penalty (output tokens), then argmax if temperature is 0; else temperature, min_p, top_k, top_p, and a
- * draw. Ties go to the lower id. */
+ * draw. Ties go to the lower id. Ids of V and above are ignored wherever they are listed: a request may be sampled by
+ * models of different vocabularies. */
 struct sample_params {
     float temperature;                         /* 0: greedy */
     int top_k;                                 /* 0: off */
@@ -248,7 +251,8 @@ struct sample_params {
     int n_counts;
     uint64_t seed;                             /* with position: keys the noise, so a draw depends on nothing else */
     int64_t position;                          /* index of the token that is drawn */
-    const int32_t *pending;                    /* device: an output token that counts does not have yet, or NULL */
+    const int32_t *pending;                    /* device [n_pending] output tokens that counts does not have yet */
+    int n_pending;                             /* 0 .. SAMPLE_MAX_PENDING */
 };
 
 /* Chooses ids[r] from logits[r] [R, V] f32 (unchanged). min_p keeps tokens at least min_p times as likely as the best;

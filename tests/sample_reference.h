@@ -24,23 +24,29 @@ static inline float reference_clean(float x) {
 }
 
 /* list [V]: the row's tokens in order; those that are forbidden are left out. Returns how many. p->pending is host
- * memory. */
+ * memory; ids of V and above count for nothing. */
 static inline int reference_sorted(struct entry *list, const float *logits, const struct sample_params *p, int V) {
     float *v = malloc((size_t)V * sizeof *v), max = -INFINITY;
     int n = 0;
-    int32_t pending = p->pending ? *p->pending : -1;
     for (int i = 0; i < V; i++) v[i] = p->allowed ? -INFINITY : reference_clean(logits[i]);
-    for (int i = 0; p->allowed && i < p->n_allowed; i++) v[p->allowed[i]] = reference_clean(logits[p->allowed[i]]);
+    for (int i = 0; p->allowed && i < p->n_allowed; i++)
+        if (p->allowed[i] < V) v[p->allowed[i]] = reference_clean(logits[p->allowed[i]]);
     for (int i = 0; i < p->n_biases; i++) {
+        if (p->biases[i].id >= V) continue;
         float *x = &v[p->biases[i].id];
         *x = reference_clean(*x + p->biases[i].bias);
     }
-    for (int i = 0; i <= p->n_counts; i++) {
-        struct token_count c = i < p->n_counts ? p->counts[i] : (struct token_count){pending, 0, 0};
-        if (c.id < 0) break;
-        if (c.id == pending) c.n_output++, pending = -1;
+    for (int i = 0; i < p->n_counts + p->n_pending; i++) {
+        const int at = i - p->n_counts; /* in pending */
+        struct token_count c = at < 0 ? p->counts[i] : (struct token_count){p->pending[at], 0, 0};
+        bool seen = c.id >= V; /* each id once */
+        for (int j = 0; at >= 0 && j < p->n_counts; j++) seen |= p->counts[j].id == c.id;
+        for (int j = 0; j < p->n_pending; j++) {
+            c.n_output += p->pending[j] == c.id;
+            seen |= j < at && p->pending[j] == c.id;
+        }
+        if (seen || v[c.id] == -INFINITY) continue;
         float *x = &v[c.id];
-        if (*x == -INFINITY) continue;
         if (c.n_output || c.in_prompt) *x = *x > 0 ? *x / p->repetition : *x * p->repetition;
         *x -= p->frequency * (float)c.n_output;
         if (c.n_output) *x -= p->presence;

@@ -346,23 +346,37 @@ static float penalised(float v, const struct sample_params *p, int n_output, boo
     return tame(v);
 }
 
+/* How often id is pending; marks where. */
+static int count_pending(bool *counted, const struct sample_params *p, int32_t id) {
+    int n = 0;
+    for (int i = 0; i < p->n_pending; i++)
+        if (p->pending[i] == id) counted[i] = true, n++;
+    return n;
+}
+
 /* Allowed ids, biases, penalties: z [V] becomes what greedy decoding takes the maximum of. */
 static void adjust(float *z, const float *logits, const struct sample_params *p, int V) {
     if (p->allowed) {
         for (int i = 0; i < V; i++) z[i] = -INFINITY;
-        for (int i = 0; i < p->n_allowed; i++) z[p->allowed[i]] = tame(logits[p->allowed[i]]);
+        for (int i = 0; i < p->n_allowed; i++)
+            if (p->allowed[i] < V) z[p->allowed[i]] = tame(logits[p->allowed[i]]);
         pad(z, V);
     } else {
         copy_tamed(z, logits, V);
     }
-    for (int i = 0; i < p->n_biases; i++) z[p->biases[i].id] = tame(z[p->biases[i].id] + p->biases[i].bias);
-    int32_t pending = p->pending ? *p->pending : -1;
+    for (int i = 0; i < p->n_biases; i++) {
+        const struct token_bias *b = &p->biases[i];
+        if (b->id < V) z[b->id] = tame(z[b->id] + b->bias);
+    }
+    bool counted[SAMPLE_MAX_PENDING] = {false};
     for (int i = 0; i < p->n_counts; i++) {
         const struct token_count *c = &p->counts[i];
-        z[c->id] = penalised(z[c->id], p, c->n_output + (c->id == pending), c->in_prompt);
-        if (c->id == pending) pending = -1;
+        if (c->id < V) z[c->id] = penalised(z[c->id], p, c->n_output + count_pending(counted, p, c->id), c->in_prompt);
     }
-    if (pending >= 0) z[pending] = penalised(z[pending], p, 1, false);
+    for (int i = 0; i < p->n_pending; i++) {
+        int32_t id = p->pending[i];
+        if (!counted[i] && id < V) z[id] = penalised(z[id], p, count_pending(counted, p, id), false);
+    }
 }
 
 /* scratch: three rows of `stride` floats. */

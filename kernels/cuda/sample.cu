@@ -34,11 +34,12 @@ enum { STAGE_GREEDY, STAGE_DRAW, STAGE_FILTER, STAGE_MASK = 3, STAGE_EDIT = 4 };
 struct row_params {
     uint64_t seed;
     int64_t position;
-    const int32_t *pending;
+    const int32_t *pending; /* [n_pending] */
     float temperature, top_p, lowest; /* lowest: of z, from min_p */
     float repetition, presence, frequency;
     int top_k; /* 0: off */
     int edited;
+    int n_pending;
     int allowed, n_allowed; /* ids; below 0: all */
     int biases, n_biases;   /* pairs of an id and a float */
     int counts, n_counts;   /* pairs of an id and 2 * n_output + in_prompt */
@@ -79,7 +80,7 @@ __device__ static float penalised(float v, const struct row_params &p, int n_out
 __device__ static struct pieces edit_slice(const struct row &v, const struct row_params &p, const uint32_t *words,
                                            int slice, float *view) {
     __shared__ float4 edited[SLICE / 4];
-    __shared__ int pending_counted;
+    __shared__ int pending[SAMPLE_MAX_PENDING], counted[SAMPLE_MAX_PENDING];
     float *x = (float *)edited; /* of id first: x[0] */
     const int tid = (int)threadIdx.x, first = slice * SLICE;
     const uint32_t *allowed = words + p.allowed;
@@ -89,11 +90,11 @@ __device__ static struct pieces edit_slice(const struct row &v, const struct row
 #pragma unroll
     for (int j = 0; j < 2 * WARP_CHUNKS; j++)
         edited[(piece_id(slice, j) - first) / 4] = p.n_allowed < 0 ? y.at[j] : make_float4(none, none, none, none);
-    if (tid == 0) pending_counted = 0;
-    __syncthreads(); /* the slice is there */
+    if (tid < p.n_pending) pending[tid] = p.pending[tid], counted[tid] = 0;
+    __syncthreads(); /* the slice is there, and what is pending */
     for (int i = tid; i < p.n_allowed; i += SCAN_THREADS) {
         const unsigned at = allowed[i] - (unsigned)first;
-        if (at < SLICE) x[at] = tame(v.v[allowed[i]]);
+        if (at < SLICE && allowed[i] < (unsigned)v.V) x[at] = tame(v.v[allowed[i]]);
     }
     __syncthreads(); /* what is allowed is there */
     for (int i = tid; i < p.n_biases; i += SCAN_THREADS) {
@@ -101,17 +102,26 @@ __device__ static struct pieces edit_slice(const struct row &v, const struct row
         if (at < SLICE) x[at] = tame(x[at] + __uint_as_float(biases[i].y));
     }
     __syncthreads(); /* biases are added */
-    const int pending = p.pending ? *p.pending : -1;
     for (int i = tid; i < p.n_counts; i += SCAN_THREADS) {
         const uint2 count = counts[i];
         const unsigned at = count.x - (unsigned)first;
-        const bool is_pending = (int)count.x == pending;
-        if (is_pending) pending_counted = 1;
-        if (at < SLICE) x[at] = penalised(x[at], p, (int)(count.y >> 1) + is_pending, count.y & 1);
+        if (at >= SLICE) continue; /* pending tokens of other slices stay uncounted here, and nobody asks */
+        int n_output = (int)(count.y >> 1);
+        for (int j = 0; j < p.n_pending; j++)
+            if (pending[j] == (int)count.x) counted[j] = 1, n_output++;
+        x[at] = penalised(x[at], p, n_output, count.y & 1);
     }
-    __syncthreads(); /* pending_counted is final */
-    if (tid == 0 && pending >= 0 && (unsigned)(pending - first) < SLICE && !pending_counted)
-        x[pending - first] = penalised(x[pending - first], p, 1, false);
+    __syncthreads(); /* counted is final */
+    if (tid < p.n_pending && !counted[tid] && (unsigned)(pending[tid] - first) < SLICE) {
+        int n_output = 0, is_first = 1; /* the first of equal ones speaks for all of them */
+        for (int j = 0; j < p.n_pending; j++) {
+            if (pending[j] != pending[tid]) continue;
+            n_output++;
+            if (j < tid) is_first = 0;
+        }
+        float *at = &x[pending[tid] - first];
+        if (is_first) *at = penalised(*at, p, n_output, false);
+    }
     __syncthreads(); /* the slice is edited */
 #pragma unroll
     for (int j = 0; j < 2 * WARP_CHUNKS; j++) {
@@ -394,11 +404,12 @@ static bool pack_row(struct row_params *out, struct list *l, const struct sample
     r.presence = p->presence;
     r.frequency = p->frequency;
     r.top_k = p->top_k > 0 && p->top_k < V ? p->top_k : 0;
-    r.pending = penalties ? p->pending : NULL;
+    r.pending = p->pending;
+    r.n_pending = penalties ? p->n_pending : 0;
     r.n_allowed = p->allowed ? p->n_allowed : -1;
     r.n_biases = p->n_biases;
     r.n_counts = penalties ? p->n_counts : 0;
-    r.edited = p->allowed || r.n_biases || r.n_counts || r.pending;
+    r.edited = p->allowed || r.n_biases || r.n_counts || r.n_pending;
     const int64_t allowed =
         take(l, p->allowed ? ((size_t)p->n_allowed + 1) / 2 * 2 : 0); /* pairs begin at even words */
     const int64_t biases = take(l, 2 * (size_t)r.n_biases), counts = take(l, 2 * (size_t)r.n_counts);

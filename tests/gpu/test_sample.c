@@ -96,14 +96,20 @@ static void random_params(struct gpu_test *t, struct rows *o, int r, bool lists)
     if (lists && !gpu_test_below(t, 4)) {
         p.allowed = o->allowed + (size_t)r * MOST_LISTED;
         p.n_allowed = gpu_test_below(t, 10) ? some_ids(t, V, MOST_LISTED, &step) : 0;
-        for (int i = 0; i < p.n_allowed; i++) o->allowed[(size_t)r * MOST_LISTED + (size_t)i] = gpu_test_below(t, V);
+        for (int i = 0; i < p.n_allowed; i++)
+            o->allowed[(size_t)r * MOST_LISTED + (size_t)i] = gpu_test_below(t, V + V / 16);
     }
     o->cpu[r] = o->gpu[r] = p;
     if (lists && gpu_test_below(t, 2)) {
-        ((int32_t *)o->pending.cpu)[r] =
-            p.n_counts && gpu_test_below(t, 2) ? p.counts[gpu_test_below(t, p.n_counts)].id : gpu_test_below(t, V);
-        o->cpu[r].pending = (int32_t *)o->pending.cpu + r;
-        o->gpu[r].pending = (int32_t *)o->pending.gpu + r;
+        int32_t *pending = (int32_t *)o->pending.cpu + (size_t)r * SAMPLE_MAX_PENDING;
+        const int n = 1 + gpu_test_below(t, SAMPLE_MAX_PENDING);
+        for (int i = 0; i < n; i++) /* some are in counts, some occur twice, some are of a larger vocabulary */
+            pending[i] = p.n_counts && gpu_test_below(t, 2) ? p.counts[gpu_test_below(t, p.n_counts)].id
+                         : i && !gpu_test_below(t, 3)       ? pending[gpu_test_below(t, i)]
+                                                            : gpu_test_below(t, V + V / 16 + 1);
+        o->cpu[r].pending = pending;
+        o->gpu[r].pending = (int32_t *)o->pending.gpu + (size_t)r * SAMPLE_MAX_PENDING;
+        o->cpu[r].n_pending = o->gpu[r].n_pending = n;
     }
 }
 
@@ -112,7 +118,7 @@ static struct rows *rows_new(struct gpu_test *t, int R, int V) {
     o->R = R, o->V = V;
     o->logits = twin_poison(t, DTYPE_F32, (size_t)R * V);
     o->ids = twin_poison(t, DTYPE_I32, (size_t)R);
-    o->pending = twin_poison(t, DTYPE_I32, (size_t)R);
+    o->pending = twin_poison(t, DTYPE_I32, (size_t)R * SAMPLE_MAX_PENDING);
     o->allowed = calloc((size_t)R * MOST_LISTED, sizeof *o->allowed);
     o->biases = calloc((size_t)R * MOST_LISTED, sizeof *o->biases);
     o->counts = calloc((size_t)R * MOST_LISTED, sizeof *o->counts);
@@ -142,9 +148,9 @@ static void compare_ids(struct gpu_test *t, const char *name, const struct rows 
         if (!n_off++)
             snprintf(detail, sizeof detail,
                      "row %d: want %d, found %d; T %g, top_k %d, top_p %g, min_p %g, %d allowed, %d biases, "
-                     "%d counts%s",
+                     "%d counts, %d pending",
                      r, want[r], found[r], p->temperature, p->top_k, p->top_p, p->min_p, p->allowed ? p->n_allowed : -1,
-                     p->n_biases, p->n_counts, p->pending ? ", pending" : "");
+                     p->n_biases, p->n_counts, p->n_pending);
     }
     if (exec_finish(t->gpu, err, sizeof err)) n_off++, snprintf(detail, sizeof detail, "%.400s", err);
     if (!n_off && n_explained)

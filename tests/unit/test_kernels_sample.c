@@ -83,13 +83,19 @@ static void random_params(struct exec *e) {
         if (!random_below(4)) {
             p.allowed = allowed;
             p.n_allowed = random_below(MAX);
-            for (int i = 0; i < p.n_allowed; i++) allowed[i] = random_below(V);
+            for (int i = 0; i < p.n_allowed; i++) allowed[i] = random_below(V + V / 8);
         }
+        int32_t pending[SAMPLE_MAX_PENDING]; /* with repetitions, in counts and not, and of a larger vocabulary */
+        p.pending = pending;
+        p.n_pending = random_below(2) ? random_below(SAMPLE_MAX_PENDING + 1) : 0;
+        for (int i = 0; i < p.n_pending; i++) pending[i] = random_below(random_below(2) ? V + 3 : V / 8 + 1);
+        if (!random_below(4)) counts[p.n_counts - 1].id += V, biases[p.n_biases - 1].id += V;
         int found = sample_one(e, &logits, p, V), expected = reference(logits.data, &p, V);
         cr_assert_eq(found, expected,
-                     "%s, round %d: V %d, T %g, top_k %d, top_p %g, min_p %g, allowed %d: expected %d, found %d",
+                     "%s, round %d: V %d, T %g, top_k %d, top_p %g, min_p %g, allowed %d, pending %d: expected %d, "
+                     "found %d",
                      exec_backend(e), round, V, p.temperature, p.top_k, p.top_p, p.min_p,
-                     p.allowed ? p.n_allowed : -1, expected, found);
+                     p.allowed ? p.n_allowed : -1, p.n_pending, expected, found);
         buffer_free(&logits);
     }
 }
@@ -218,30 +224,37 @@ Test(sample, does_not_depend_on_the_batch) {
     buffer_free(&one);
 }
 
-/* A pending token is one more occurrence in the output, whether counts has it or not. */
+/* Pending tokens are so many more occurrences in the output, whether counts has them or not. */
 static void pending(struct exec *e) {
     enum { V = 50 };
     struct buffer logits = buffer_random(DTYPE_F32, V, 2);
-    for (int32_t id = 0; id < V; id++) {
-        struct token_count counts[] = {{7, 2, 0}, {9, 0, 1}, {id, 1, 0}};
-        struct sample_params with = plain, without = plain;
-        with.repetition = without.repetition = 1.5f, with.presence = without.presence = 1;
-        with.frequency = without.frequency = 4;
-        with.counts = counts, with.n_counts = 2, with.pending = &id;
-        without.counts = counts, without.n_counts = id == 7 || id == 9 ? 2 : 3;
-        for (int alone = 0; alone < 2; alone++) { /* among all tokens, then against one other */
-            const int32_t allowed[] = {id, (id + 1) % V};
-            with.allowed = without.allowed = alone ? allowed : NULL, with.n_allowed = without.n_allowed = 2;
-            int found = sample_one(e, &logits, with, V);
-            counts[0].n_output += id == 7, counts[1].n_output += id == 9;
-            int expected = sample_one(e, &logits, without, V);
-            counts[0].n_output -= id == 7, counts[1].n_output -= id == 9;
-            cr_assert_eq(found, expected, "pending %d: expected %d, found %d", id, expected, found);
+    for (int32_t id = 0; id < V; id++)
+        for (int n = 1; n <= SAMPLE_MAX_PENDING; n++) {
+            const struct token_count counts[] = {{7, 2, 0}, {9, 0, 1}};
+            int32_t list[SAMPLE_MAX_PENDING];
+            struct token_count all[2 + SAMPLE_MAX_PENDING] = {counts[0], counts[1]};
+            struct sample_params with = plain, without = plain;
+            with.repetition = without.repetition = 1.5f, with.presence = without.presence = 1;
+            with.frequency = without.frequency = 0.25f;
+            with.counts = counts, with.n_counts = 2, with.pending = list, with.n_pending = n;
+            without.counts = all, without.n_counts = 2;
+            for (int i = 0; i < n; i++) { /* id, a neighbour, id, another neighbour, ... */
+                list[i] = i % 2 ? (id + i) % V : id;
+                int at = 0;
+                while (at < without.n_counts && all[at].id != list[i]) at++;
+                if (at == without.n_counts) all[without.n_counts++] = (struct token_count){.id = list[i]};
+                all[at].n_output++;
+            }
+            for (int alone = 0; alone < 2; alone++) { /* among all tokens, then against one other */
+                const int32_t allowed[] = {id, (id + 1) % V};
+                with.allowed = without.allowed = alone ? allowed : NULL, with.n_allowed = without.n_allowed = 2;
+                int found = sample_one(e, &logits, with, V), expected = sample_one(e, &logits, without, V);
+                cr_assert_eq(found, expected, "%d pending, %d first: expected %d, found %d", n, id, expected, found);
+            }
         }
-    }
     buffer_free(&logits);
 }
-Test(sample, counts_a_pending_token) { for_each_table(pending); }
+Test(sample, counts_pending_tokens) { for_each_table(pending); }
 
 /* ---- noise ------------------------------------------------------------------------------------------------------- */
 
