@@ -15,9 +15,12 @@
 #define DOUBT 0.5f           /* a probability that was never seen may be so much higher, */
 #define LEAST_DOUBT 32       /* and of a sequence as much as if so many were seen of others, at least */
 #define AGING 0.998f         /* of confidence, per step */
+#define PLAIN_EVERY 32       /* a step without drafts after so many with, and that costs at most */
+#define PLAIN_SHARE 400      /* one in so many of the time */
 #define SEEN_PLAIN 3         /* steps of a size without drafts, before there are any */
 #define MOST_CONFIDENT 32    /* times that a size counts as seen, at most */
-#define DRIFT 0.2            /* share of a deviation at the same size that is believed at once */
+#define LEVEL_GAIN 0.15      /* what of a deviation is believed at once: of the level of all sizes, */
+#define SHAPE_GAIN 0.05      /* and of this size against the others */
 
 static int min_int(int a, int b) { return a < b ? a : b; }
 
@@ -84,27 +87,6 @@ static int size_of(int T) {
     return min_int(8 + 4 * (octave - 3) + quarter - 1, STEP_SIZES - 1);
 }
 
-static void see_time(struct step_times *t, int T, double seconds) {
-    if (T <= 0 || seconds <= 0) return;
-    const int i = size_of(T);
-    struct step_size *z = &t->sizes[i];
-    if (t->scale == 0) t->scale = 1;
-    const double shape = seconds / (double)t->scale;
-    if (z->n == 0) {
-        *z = (struct step_size){.tokens = (float)T, .seconds = (float)shape, .n = 1};
-    } else {
-        /* Of the first three the least counts: code is loaded, graphs are recorded. Afterwards no single one is
-         * believed by much: it may be an outlier. */
-        const double ratio = fmin(fmax(shape / (double)z->seconds, 0.5), 2), gain = i == t->last ? 0 : DRIFT;
-        if (z->n < SEEN_PLAIN) z->seconds = fminf(z->seconds, (float)shape);
-        else z->seconds *= (float)pow(ratio, gain);
-        if (z->n >= SEEN_PLAIN) t->scale *= (float)pow(ratio, i == t->last ? DRIFT : DRIFT / 10);
-        z->tokens += ((float)T - z->tokens) * 0.1f;
-        z->n = fminf(z->n + 1, MOST_CONFIDENT);
-    }
-    t->last = i;
-}
-
 static void age_times(struct step_times *t) {
     for (int i = 0; i < STEP_SIZES; i++)
         if (t->sizes[i].n > SEEN_PLAIN) t->sizes[i].n = fmaxf(t->sizes[i].n * AGING, SEEN_PLAIN);
@@ -113,36 +95,79 @@ static void age_times(struct step_times *t) {
 enum view { EXPECTED, HOPED, FEARED };
 
 /* Seconds of a step of T tokens, for ascending T: *at is where the search begins, 0 at first. A size beyond all that
- * were seen is expected, and feared, to take its share of the largest; it is hoped to take no longer than `base`, the
- * time of a size that will run anyway. */
+ * were seen is expected on the line through the two largest, up to twice the largest, and otherwise expected and feared
+ * to take its share. What is not known is hoped to take no longer than `base`, the time of what will run anyway. */
 static double time_at(const struct step_times *t, int *at, double T, double base, enum view view) {
-    const struct step_size *low = NULL, *high = NULL;
-    for (int i = *at; i < STEP_SIZES && !high; i++) {
+    const struct step_size *lower = NULL, *low = NULL, *high = NULL;
+    for (int i = *at, at_low = *at; i < STEP_SIZES && !high; i++) {
         if (t->sizes[i].n == 0) continue;
-        if ((double)t->sizes[i].tokens <= T) low = &t->sizes[i], *at = i;
-        else high = &t->sizes[i];
+        if ((double)t->sizes[i].tokens > T) {
+            high = &t->sizes[i];
+        } else {
+            lower = low;
+            low = &t->sizes[i];
+            if (lower) *at = at_low;
+            at_low = i;
+        }
     }
     if (!low && !high) return 1e-9;
-    double seconds, n = 0;
+    double seconds, n = 1; /* times seen */
     if (!low) {
-        seconds = (double)high->seconds;
+        seconds = (double)high->least;
         n = (double)high->n;
     } else if (!high) {
-        seconds = (double)low->seconds * T / (double)low->tokens;
-        n = T > (double)low->tokens ? 0 : (double)low->n;
+        const double beyond = T - (double)low->tokens, share = (double)(low->least / low->tokens) * beyond;
+        seconds = (double)low->least + share;
+        if (lower && view == EXPECTED && beyond <= (double)low->tokens) {
+            const double slope = (double)(low->least - lower->least) / (double)(low->tokens - lower->tokens);
+            seconds = (double)low->least + fmin(share, slope * beyond);
+        }
+        if (beyond <= 0) n = (double)low->n;
     } else {
         const double share = (T - (double)low->tokens) / (double)(high->tokens - low->tokens);
-        seconds = (double)low->seconds + share * (double)(high->seconds - low->seconds);
+        seconds = (double)low->least + share * (double)(high->least - low->least);
         n = share > 0 ? (double)high->n : (double)low->n;
     }
     seconds *= (double)t->scale;
-    if (view == HOPED && seconds > base) seconds = base + (seconds - base) * n / (n + 2);
+    if (view == HOPED && seconds > base) seconds = base + (seconds - base) * fmax(0, n - 2) / n;
     return seconds;
 }
 
-double step_times_at(const struct step_times *t, int T) {
+double step_times_at(const struct step_times *t, double T) {
     int at = 0;
     return time_at(t, &at, T, 0, EXPECTED);
+}
+
+/* A size that was seen again slides along the curve to where it is now mostly seen, and moves with the level and by
+ * itself towards what was measured. Both gains are the same for every size and every step: so what the level gains the
+ * sizes together have gained, too, by SHAPE_GAIN / LEVEL_GAIN, and as those that are seen stay right, the level cannot
+ * run away from those that are not. When all of N sizes that are seen take longer by a factor, the others follow by
+ * N / (N + that) of it. */
+static void see_again(struct step_times *t, struct step_size *z, int T, double seconds) {
+    const float tokens = z->tokens + ((float)T - z->tokens) * 0.3f;
+    const double expected = step_times_at(t, T), slid = step_times_at(t, (double)tokens);
+    double ratio = seconds / expected;
+    z->tokens = tokens;
+    if (z->n < SEEN_PLAIN) {
+        /* The least of the first three counts: code is loaded, graphs are recorded. */
+        z->seconds = (float)(fmin(ratio, 1) * slid) / t->scale;
+    } else {
+        ratio = fmin(fmax(ratio, 0.8), 1.25); /* a single one may be an outlier */
+        z->seconds = (float)(slid * pow(ratio, SHAPE_GAIN)) / t->scale;
+        t->scale *= (float)pow(ratio, LEVEL_GAIN);
+    }
+    z->n = fminf(z->n + 1, MOST_CONFIDENT);
+}
+
+static void see_time(struct step_times *t, int T, double seconds) {
+    if (T <= 0 || seconds <= 0) return;
+    if (t->scale == 0) t->scale = 1;
+    struct step_size *z = &t->sizes[size_of(T)];
+    if (z->n > 0) see_again(t, z, T, seconds);
+    else *z = (struct step_size){.tokens = (float)T, .seconds = (float)seconds / t->scale, .n = 1};
+    float least = INFINITY;
+    for (int i = STEP_SIZES - 1; i >= 0; i--)
+        if (t->sizes[i].n > 0) t->sizes[i].least = least = fminf(least, t->sizes[i].seconds);
 }
 
 /* ---- the choice -------------------------------------------------------------------------------------------------- */
@@ -287,6 +312,8 @@ int speculation_choose(struct speculation *s, struct speculation_candidate *c, i
     const double none = n / time_at(&s->target, &at, n, 0, EXPECTED);
     struct choice known = best_choice(s, c, n, T, false, 0);
     if (known.rate < MARGIN * none) known = (struct choice){.rate = none};
+    /* A step without drafts now and then shows what they are held against. */
+    if (s->n_since_plain > PLAIN_EVERY + PLAIN_SHARE * (known.rate / none - 1)) return 0;
     const int n_known = apply(s, c, &known);
     struct choice hoped = best_choice(s, c, n, T, true, known.rate);
     if (hoped.rate < MARGIN * known.rate) return n_known;
@@ -328,6 +355,7 @@ void speculation_step(struct speculation *s, const struct step_cost *cost) {
             s->of[source].tried[j] *= AGING;
             s->of[source].right[j] *= AGING;
         }
+    s->n_since_plain = cost->drafts ? s->n_since_plain + 1 : 0;
     const float idle = (float)fmin(fmax(0, cost->wall_seconds - busy), busy); /* more: nobody had work for it */
     float *overhead = &s->overhead[cost->drafts];
     *overhead = *overhead == 0 ? idle : *overhead + (idle - *overhead) * 0.05f;
@@ -337,7 +365,7 @@ void speculation_step(struct speculation *s, const struct step_cost *cost) {
     s->last_seconds = seconds;
     s->budget += PROBE_SHARE * seconds;
     if (s->probe.on && cost->drafts) s->budget -= seconds - s->probe.other - cost->n_tokens / s->probe.rate;
-    else if (!s->model_pays && !cost->draft_depth) s->budget -= cost->draft_seconds; /* getting it ready was the probe */
+    else if (!s->model_pays && !cost->draft_depth) s->budget -= cost->draft_seconds; /* getting ready was the probe */
     s->budget = fmin(s->budget, most);
     s->probe.on = false;
 }

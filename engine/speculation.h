@@ -15,15 +15,16 @@
  *                       position was right after all before it were, forgotten exponentially. A new sequence begins
  *                       with what is true of all, a deep position with what is true of the one before it. What look-up
  *                       would have guessed is scored even where nobody verifies it: the tokens come anyway
- *     what steps take   per number of tokens, of each model: what changes while the number stays (longer contexts)
- *                       counts for all numbers, what changes with the number for this one
+ *     what steps take   per number of tokens, of each model, and a level that moves them all: as contexts grow, a
+ *                       number that has not occurred for long goes along with those that do
  *     probes            what is not known, or was known long ago, is tried as if it were good, out of a budget of time:
  *                       1/128 of all that passes, and 8 steps to begin with. What a probe loses against the best choice
  *                       known is taken from the budget (what it wins is put there); one that might lose more than is
  *                       there is not made. So probing costs less than 1 % of the time
  *
  * A choice other than no drafts must promise 1 % more, and steps of that many decodes must have been seen without
- * drafts three times. Per step the engine calls, in this order:
+ * drafts three times; while there are drafts, a step without them comes now and then, at most 1/400 of the time. Per
+ * step the engine calls, in this order:
  *
  *     speculation_guess      per decode, with what look-up finds for it now
  *     speculation_choose     with all decodes that may have drafts
@@ -61,10 +62,10 @@ struct step_times { /* of one model */
     struct step_size {
         float tokens;  /* mean of the sizes that were seen */
         float seconds; /* at scale 1 */
+        float least;   /* of this size and all larger ones: fewer tokens take no longer, whatever was measured */
         float n;       /* times seen, weighted by age; 0: never */
     } sizes[STEP_SIZES];
     float scale;
-    int last; /* size of the step before */
 };
 
 struct speculation {
@@ -72,6 +73,7 @@ struct speculation {
     struct step_times target, draft;
     struct acceptance of[DRAFT_SOURCES];
     float overhead[2];   /* seconds of a step without and with drafts in which the device stood still */
+    int n_since_plain;   /* steps since one without drafts */
     double budget;       /* seconds that probes may lose */
     double last_seconds; /* of the step before */
     struct { /* of the step that was chosen last */
@@ -129,4 +131,4 @@ struct step_cost {
 void speculation_step(struct speculation *s, const struct step_cost *cost);
 
 /* Seconds that a step of T tokens takes, as far as is known: for figures and tests. */
-double step_times_at(const struct step_times *t, int T);
+double step_times_at(const struct step_times *t, double T);

@@ -346,7 +346,7 @@ static float penalised(float v, const struct sample_params *p, int n_output, boo
     return tame(v);
 }
 
-static int32_t pending_id(const struct sample_params *p, int i) { return p->pending[(size_t)i * (1 + p->pending_gap)]; }
+static int32_t pending_id(const struct sample_params *p, int i) { return p->pending[(size_t)i * (1 + (size_t)p->pending_gap)]; }
 
 /* How often id is pending; marks where. */
 static int count_pending(bool *counted, const struct sample_params *p, int32_t id) {

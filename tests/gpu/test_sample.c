@@ -96,7 +96,8 @@ static void random_params(struct gpu_test *t, struct rows *o, int r, bool lists)
     if (lists && !gpu_test_below(t, 4)) {
         p.allowed = o->allowed + (size_t)r * MOST_LISTED;
         p.n_allowed = gpu_test_below(t, 10) ? some_ids(t, V, MOST_LISTED, &step) : 0;
-        for (int i = 0; i < p.n_allowed; i++) o->allowed[(size_t)r * MOST_LISTED + (size_t)i] = gpu_test_below(t, V + V / 16);
+        for (int i = 0; i < p.n_allowed; i++)
+            o->allowed[(size_t)r * MOST_LISTED + (size_t)i] = gpu_test_below(t, V + V / 16);
     }
     o->cpu[r] = o->gpu[r] = p;
     if (lists && gpu_test_below(t, 2)) {
