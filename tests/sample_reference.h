@@ -38,12 +38,13 @@ static inline int reference_sorted(struct entry *list, const float *logits, cons
     }
     for (int i = 0; i < p->n_counts + p->n_pending; i++) {
         const int at = i - p->n_counts; /* in pending */
-        struct token_count c = at < 0 ? p->counts[i] : (struct token_count){p->pending[at], 0, 0};
+        struct token_count c = at < 0 ? p->counts[i] : (struct token_count){p->pending[at * (1 + p->pending_gap)], 0, 0};
         bool seen = c.id >= V; /* each id once */
         for (int j = 0; at >= 0 && j < p->n_counts; j++) seen |= p->counts[j].id == c.id;
         for (int j = 0; j < p->n_pending; j++) {
-            c.n_output += p->pending[j] == c.id;
-            seen |= j < at && p->pending[j] == c.id;
+            const bool same = p->pending[j * (1 + p->pending_gap)] == c.id;
+            c.n_output += same;
+            seen |= j < at && same;
         }
         if (seen || v[c.id] == -INFINITY) continue;
         float *x = &v[c.id];

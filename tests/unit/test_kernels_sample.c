@@ -85,10 +85,13 @@ static void random_params(struct exec *e) {
             p.n_allowed = random_below(MAX);
             for (int i = 0; i < p.n_allowed; i++) allowed[i] = random_below(V + V / 8);
         }
-        int32_t pending[SAMPLE_MAX_PENDING]; /* with repetitions, in counts and not, and of a larger vocabulary */
+        /* with repetitions, in counts and not, and of a larger vocabulary; what lies between is nobody's */
+        int32_t pending[3 * SAMPLE_MAX_PENDING] = {0};
         p.pending = pending;
         p.n_pending = random_below(2) ? random_below(SAMPLE_MAX_PENDING + 1) : 0;
-        for (int i = 0; i < p.n_pending; i++) pending[i] = random_below(random_below(2) ? V + 3 : V / 8 + 1);
+        p.pending_gap = random_below(3);
+        for (int i = 0; i < p.n_pending; i++)
+            pending[i * (1 + p.pending_gap)] = random_below(random_below(2) ? V + 3 : V / 8 + 1);
         if (!random_below(4)) counts[p.n_counts - 1].id += V, biases[p.n_biases - 1].id += V;
         int found = sample_one(e, &logits, p, V), expected = reference(logits.data, &p, V);
         cr_assert_eq(found, expected,
