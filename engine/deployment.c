@@ -224,6 +224,7 @@ static int add_drafts(struct deployment *d, char *err, size_t err_bytes) {
             status = fail(err, err_bytes, STATUS_INVALID, "%s cannot draft for %s: it turns texts into vectors",
                           e->draft->options.model, e->options.model);
         if (!status) status = check_same_tokens(e, e->draft, err, err_bytes);
+        e->speculative_config.draft_P = e->draft->options.block_size;
         if (status) return status;
     }
     return 0;
@@ -314,6 +315,7 @@ void deployment_close(struct deployment *d) {
     struct exec *exec = engine__exec(d->engines);
     if (exec) exec_free(exec, d->kv_memory);
     if (exec) exec_free(exec, d->arena);
+    for (int i = 0; i < d->n_engines; i++) speculator_close(&d->engines[i].speculator); /* it uses another's runner */
     while (d->n_engines) engine__deinit(&d->engines[--d->n_engines]); /* the first one's exec has the queue: last */
     kv_pool_close(d->pool);
     pthread_cond_destroy(&d->cond);

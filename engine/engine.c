@@ -108,6 +108,8 @@ int engine__open_scheduler(struct engine *e, char *err, size_t err_bytes) {
     if (status) return status;
     e->sampled = malloc((size_t)e->runner.options.max_rows * sizeof *e->sampled);
     status = speculator_open(&e->speculator, &e->speculative_config, &e->sched, &e->runner, err, err_bytes);
+    if (!status && e->draft)
+        status = speculator_attach(&e->speculator, &e->draft->runner, e->draft->kv_model, err, err_bytes);
     if (status) return status;
     for (int i = 0; i < RUNNER_SLOTS && !status; i++) status = plan_init(&e->plans[i], o->max_num_seqs);
     if (status || !e->sampled) return fail(err, err_bytes, STATUS_NO_MEMORY, "out of memory for the scheduler");
@@ -262,7 +264,6 @@ void engine__deinit(struct engine *e) {
     }
     for (int i = 0; i < RUNNER_SLOTS; i++) plan_deinit(&e->plans[i]);
     free(e->sampled);
-    speculator_close(&e->speculator);
     embedder_close(&e->embedder);
     runner_close(&e->runner);
     checkpoint_close(e->checkpoint);

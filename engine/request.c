@@ -87,6 +87,7 @@ int request_open(struct request **out, uint64_t id, const struct request_params 
         .user = r,
         .max_model_len = info->max_model_len,
         .P = info->block_size,
+        .draft_P = speculation->draft_P,
     };
     int status = sequence_open(&r->seq, &sequence);
     if (status) goto fail;

@@ -9,6 +9,7 @@ struct speculative_config {
     int lookup_min, lookup_max; /* tokens of context that a look-up matches; lookup_max 0: no look-up */
     char *draft;                /* owned: the drafting model; NULL: none */
     bool fixed;                 /* always max_drafts */
+    int draft_P;                /* set by the deployment: tokens per KV block of the drafting model; 0: there is none */
     double acceptance;          /* above 0: imposed, for benchmarks */
 };
 

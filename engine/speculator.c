@@ -1,6 +1,8 @@
 /* speculator.c - see speculator.h. */
 #include "engine/speculator.h"
 
+#include "engine/draft.h"
+
 #include <stdlib.h>
 
 _Static_assert((int)SPECULATION_MAX_DRAFTS == (int)SCHED_MAX_DRAFTS, "one bound by two names");
@@ -19,8 +21,18 @@ int speculator_open(struct speculator *s, const struct speculative_config *confi
     return fail(err, err_bytes, STATUS_NO_MEMORY, "out of memory for speculative decoding");
 }
 
+int speculator_attach(struct speculator *s, struct runner *draft, int kv_model, char *err, size_t err_bytes) {
+    const int n = s->runner->options.max_seqs;
+    s->draft_items = calloc((size_t)n, sizeof *s->draft_items);
+    if (!s->draft_items) return fail(err, err_bytes, STATUS_NO_MEMORY, "out of memory for speculative decoding");
+    draft_attach(s->sched, kv_model, draft->model.config.vocab, draft->options.max_tokens);
+    return drafter_open(&s->drafter, draft, s->runner, err, err_bytes);
+}
+
 void speculator_close(struct speculator *s) {
     speculation_close(&s->policy);
+    if (s->drafter.draft) drafter_close(&s->drafter);
+    free(s->draft_items);
     free(s->candidates);
     free(s->items);
     *s = (struct speculator){0};
@@ -47,9 +59,14 @@ bool speculator_may_plan_ahead(struct speculator *s) {
     s->n_candidates = 0;
     for (const struct sequence *q = s->sched->running.head; q; q = q->next) {
         struct request *r = q->user;
-        if (q->n_tokens <= q->n_prompt || !r->ngram) continue;
+        if (q->n_tokens <= q->n_prompt) continue;
         s->candidates[s->n_candidates++] = (struct speculation_candidate){
-            .record = &r->speculation, .n_lookup = s->config->max_drafts, .chance = r->speculation.chance};
+            .record = &r->speculation,
+            .n_lookup = r->ngram ? s->config->max_drafts : 0,
+            .chance = r->speculation.chance,
+            .n_model = q->shadow.n_scheduled ? s->config->max_drafts : 0,
+            .n_behind = 1,
+        };
     }
     return !s->n_candidates || !choose(s, s->n_candidates);
 }
@@ -66,27 +83,73 @@ static int look_up(struct speculator *s, const struct plan_item *item, int most)
     return n;
 }
 
-void speculator_propose(struct speculator *s, struct plan *plan) {
-    s->n_candidates = s->n_in_flight = 0;
-    if (!s->config->max_drafts) return;
+/* Says which sequences the draft model is to be kept ready for: the first in the order, as many as the policy wants. */
+static void want_shadows(struct speculator *s) {
+    const int n = s->sched->running.n;
+    int n_wanted = s->config->fixed ? n : speculation_shadows(&s->policy, n);
+    for (struct sequence *q = s->sched->running.head; q; q = q->next) q->shadow.wanted = n_wanted-- > 0;
+}
+
+/* The draft model's share of the plan, as its drafter wants it. */
+static void launch_drafter(struct speculator *s, const struct plan *plan) {
+    int n = 0;
     for (int i = 0; i < plan->n_items; i++) {
         const struct plan_item *item = &plan->items[i];
-        int most = sched_may_draft(s->sched, plan, i);
+        if (!item->n_draft_tokens) continue;
+        s->draft_items[n++] = (struct draft_item){
+            .request = request_of(item),
+            .tokens = item->seq->tokens,
+            .blocks = item->seq->shadow.blocks,
+            .n_blocks = item->seq->shadow.n_blocks,
+            .first = item->draft_first,
+            .n_tokens = item->n_draft_tokens,
+            .n_drafts = item->by_model ? item->n_drafts : 0,
+        };
+    }
+    if (n) drafter_launch(&s->drafter, s->draft_items, n);
+}
+
+static void find_candidates(struct speculator *s, const struct plan *plan) {
+    s->n_candidates = 0;
+    for (int i = 0; i < plan->n_items; i++) {
+        const struct plan_item *item = &plan->items[i];
+        int most = sched_may_draft(s->sched, plan, i), n_behind = 0;
         if (most > s->config->max_drafts) most = s->config->max_drafts;
         const int n_lookup = look_up(s, item, most);
         if (!most) continue;
+        int n_model = draft_ready(s->sched, plan, i, &n_behind);
+        if (n_model > most) n_model = most;
         s->items[s->n_candidates] = i;
         s->candidates[s->n_candidates++] = (struct speculation_candidate){
-            .record = &request_of(item)->speculation, .n_lookup = n_lookup, .chance = 1};
+            .record = &request_of(item)->speculation,
+            .n_lookup = n_lookup,
+            .chance = 1,
+            .n_model = n_model,
+            .n_behind = n_behind,
+        };
     }
-    if (!s->n_candidates || !choose(s, plan->n_tokens)) return;
-    for (int i = 0; i < s->n_candidates; i++) {
-        const struct speculation_candidate *c = &s->candidates[i];
-        struct request *r = request_of(&plan->items[s->items[i]]);
-        if (!c->n_drafts) continue;
-        r->draft_source = c->source;
-        s->n_in_flight += sched_draft(s->sched, plan, s->items[i], r->drafts, c->n_drafts);
-    }
+}
+
+void speculator_propose(struct speculator *s, struct plan *plan) {
+    s->n_in_flight = 0;
+    if (!s->config->max_drafts) return;
+    for (int i = 0; i < plan->n_items; i++) request_of(&plan->items[i])->drafts_at = -1;
+    find_candidates(s, plan);
+    if (s->n_candidates && choose(s, plan->n_tokens))
+        for (int i = 0; i < s->n_candidates; i++) {
+            const struct speculation_candidate *c = &s->candidates[i];
+            struct request *r = request_of(&plan->items[s->items[i]]);
+            if (!c->n_drafts) continue;
+            r->draft_source = c->source;
+            s->n_in_flight += c->source == DRAFT_BY_MODEL
+                                  ? draft_by_model(s->sched, plan, s->items[i], c->n_drafts)
+                                  : sched_draft(s->sched, plan, s->items[i], r->drafts, c->n_drafts);
+        }
+    if (!s->drafter.draft) return;
+    want_shadows(s);
+    draft_catch_up(s->sched, plan);
+    s->n_in_flight += plan->n_draft_tokens;
+    launch_drafter(s, plan);
 }
 
 /* Uniform in [0, 1), of a position of a sequence. */
@@ -118,6 +181,11 @@ void speculator_learn(struct speculator *s, const struct plan *plan, double devi
                       struct engine_stats *figures) {
     struct step_cost cost = {.T = plan->n_tokens, .target_seconds = device_seconds, .wall_seconds = wall_seconds};
     if (!s->config->max_drafts) return;
+    if (plan->n_draft_tokens) {
+        cost.draft_seconds = drafter_seconds(&s->drafter);
+        cost.draft_T = plan->n_draft_tokens;
+        cost.draft_depth = plan->draft_depth;
+    }
     for (int i = 0; i < plan->n_items; i++) {
         const struct plan_item *item = &plan->items[i];
         const struct sequence *q = item->seq;
@@ -125,6 +193,7 @@ void speculator_learn(struct speculator *s, const struct plan *plan, double devi
         if (!item->sample) continue;
         if (item->n_drafts) {
             cost.drafts = true;
+            cost.draft_seqs += item->by_model;
             r->n_drafted += item->n_drafts;
             r->n_accepted += item->n_accepted;
             for (int j = 0; j < item->n_accepted; j++) figures->n_accepted_at[j]++;

@@ -7,6 +7,7 @@
  * Proposals come from look-up (ngram.h) and from a draft model (drafter.h); speculation.h decides how many. */
 #pragma once
 
+#include "engine/drafter.h"
 #include "engine/engine.h"
 #include "engine/request.h"
 #include "engine/runner.h"
@@ -21,12 +22,16 @@ struct speculator {
     struct speculation_candidate *candidates; /* owned [max_seqs] */
     int *items;                               /* owned [max_seqs] each candidate's item of the plan */
     int n_candidates;
-    int n_in_flight; /* drafts of the step on its way */
+    struct drafter drafter;         /* draft NULL: there is no draft model */
+    struct draft_item *draft_items; /* owned [max_seqs] */
+    int n_in_flight;                /* of the step on its way: drafts, and what the draft model computes */
 };
 
 int speculator_open(struct speculator *s, const struct speculative_config *config, struct sched *sched,
                     struct runner *runner, char *err, size_t err_bytes);
-void speculator_close(struct speculator *s); /* zeroed is fine */
+/* A model that drafts: its runner, and its index in the pool. */
+int speculator_attach(struct speculator *s, struct runner *draft, int kv_model, char *err, size_t err_bytes);
+void speculator_close(struct speculator *s); /* zeroed is fine; before the runners */
 
 /* Whether the next step may be planned while one is on its way. */
 bool speculator_may_plan_ahead(struct speculator *s);
