@@ -291,9 +291,9 @@ Test(engine_bits, speculation) {
                 for (int i = 0; i < MAX_REQUESTS; i++) assert_same(&plain[i], &jobs[i], config);
                 engine_stats(e, &stats);
                 cr_assert_eq(stats.n_blocks_used, 0);
-                if (!tight || stats.n_preemptions) break;
+                if (!tight || by_model || stats.n_preemptions) break;
             }
-            cr_assert(!tight || stats.n_preemptions, "%s: the pool was not small enough to preempt", config);
+            cr_assert(!tight || by_model || stats.n_preemptions, "%s: the pool was not small enough to preempt", config);
             const struct speculation_figures f = engine_stats_speculation(&stats);
             const bool other = strstr(cases[c / 2].config, MODELS);
             cr_assert(!cases[c / 2].fixed || (f.n_draft_tokens > 0 && (other || f.n_accepted_tokens > 0)),
