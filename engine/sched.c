@@ -4,6 +4,7 @@
  * last; whom it preempts is the last, so a sequence that is already in the plan is never taken out of it again. */
 #include "engine/sched.h"
 
+#include "engine/draft.h"
 #include "engine/prefix_cache.h"
 
 #include <stdlib.h>
@@ -68,6 +69,7 @@ static void release(struct sched *s, struct sequence *q) {
     while (q->n_blocks) kv_pool_unref(s->pool, q->blocks[--q->n_blocks]);
     q->n_computed = q->n_scheduled = q->n_published = 0;
     q->serial = 0;
+    draft__drop(s, q);
 }
 
 static void publish(struct sched *s, struct sequence *q) {
@@ -163,10 +165,11 @@ static void add_item(struct plan *plan, const struct plan_item *item, struct roo
     room->tokens -= item->n_tokens;
 }
 
-/* Blocks for an item of a running sequence, taken from the last ones in the order where the pool has none. False: it
- * was itself the last and had to go. */
+/* Blocks for an item of a running sequence; where the pool has none, they are taken from shadows, then from the last
+ * sequences in the order. False: it was itself the last and had to go. */
 static bool make_room(struct sched *s, const struct plan_item *item, struct plan *plan, struct room *room) {
     while (!grow(s, item->seq, item->first + item->n_tokens)) {
+        if (draft__shed(s)) continue;
         struct sequence *victim = s->running.tail;
         bool self = victim == item->seq;
         if (!self && is_decode(victim)) room->decodes--;
@@ -199,8 +202,7 @@ static int n_promised(const struct sched *s) {
     return n;
 }
 
-/* Blocks that could be had beside those that running sequences need for known tokens, and one more for each. */
-static int n_spare(const struct sched *s) {
+int sched__n_spare(const struct sched *s) {
     return kv_pool_available(s->pool, s->model) - n_promised(s) - s->running.n;
 }
 
@@ -215,7 +217,9 @@ static void plan_waiting(struct sched *s, struct plan *plan, struct room *room) 
         struct plan_item item = next_chunk(s, q, match.n_blocks * s->P, room->tokens, room->rows);
         if (!item.n_tokens) return;
         int n_new = n_blocks_for(s, q->n_tokens) - match.n_blocks;
-        if (match.n_cached + n_new + promised + s->running.n > kv_pool_available(s->pool, s->model)) return;
+        int n_needed = match.n_cached + n_new + promised + s->running.n;
+        while (n_needed > kv_pool_available(s->pool, s->model))
+            if (!draft__shed(s)) return;
 
         prefix_take(s->pool, s->model, &match, q->blocks, q->n_preemptions ? 0 : q->n_tokens);
         if (!q->n_preemptions) q->n_cached = item.first;
@@ -235,6 +239,7 @@ static void plan_waiting(struct sched *s, struct plan *plan, struct room *room) 
 void sched_plan(struct sched *s, struct plan *plan) {
     CHECK_LT(s->n_flights, SCHED_MAX_FLIGHTS);
     *plan = (struct plan){.items = plan->items, .finished = plan->finished, .drafts = plan->drafts};
+    s->draft.is_short = false;
     struct room room = {.tokens = s->options.max_num_batched_tokens, .rows = s->options.max_logits_rows};
     plan_running(s, plan, &room);
     /* Memory that was taken from running sequences is not for new ones. */
@@ -259,7 +264,7 @@ int sched_draft(struct sched *s, struct plan *plan, int i, const int32_t *drafts
     CHECK_EQ(item->n_drafts, 0);
     n = min_int(n, sched_may_draft(s, plan, i));
     int n_new = n_blocks_for(s, q->n_tokens + n) - q->n_blocks;
-    if (n_new > 0 && n_new > n_spare(s)) n = min_int(n, q->n_blocks * s->P - q->n_tokens);
+    if (n_new > 0 && n_new > sched__n_spare(s)) n = min_int(n, q->n_blocks * s->P - q->n_tokens);
     if (n <= 0) return 0;
     CHECK(grow(s, q, q->n_tokens + n));
     item->n_drafts = q->n_drafts = n;
@@ -281,7 +286,8 @@ static int n_agreeing(const int32_t *ids, const int32_t *drafts, int n) {
     return i;
 }
 
-/* Takes over what an item computed, and what it sampled: ids [1 + n_drafts]. */
+/* Takes over what an item computed, and what it sampled: ids [1 + n_drafts]. (A shadow that went with a preemption
+ * knows that itself.) */
 static void commit_item(struct sched *s, struct plan_item *item, const int32_t *ids) {
     struct sequence *q = item->seq;
     int n_computed = item->first + item->n_tokens - item->n_drafts;
@@ -292,6 +298,7 @@ static void commit_item(struct sched *s, struct plan_item *item, const int32_t *
     } else if (n_computed == q->max_len) {
         q->reason = FINISH_LENGTH; /* prompt_only */
     }
+    draft__commit(s, item);
     if (item->n_preemptions != q->n_preemptions) return;
     q->n_computed = n_computed;
     if (item->n_drafts) {
@@ -329,6 +336,7 @@ void sched_commit(struct sched *s, struct plan *plan, const int32_t *sampled) {
 int sched_init(struct sched *s, const struct sched_options *options, struct kv_pool *pool, int model, char *err,
                size_t err_bytes) {
     *s = (struct sched){.options = *options, .pool = pool, .model = model, .P = pool->models[model].P};
+    s->draft.model = KV_NONE;
     const struct sched_options *o = &s->options;
     if (o->max_num_seqs < 1 || o->max_num_batched_tokens < 1 || o->max_logits_rows < 1 || o->max_model_len < 1)
         return fail(err, err_bytes, STATUS_INVALID,

@@ -42,7 +42,9 @@
  * running sequences will need, and a spare one for each, stay available, and commit gives back what they did not
  * fill. Only a sequence of which nothing else is in flight can have drafts, since a draft continues known tokens, and
  * then it is not planned again until they have landed: planning ahead goes on for the others only. Who speculates
- * should therefore let every step land before the next is planned. */
+ * should therefore let every step land before the next is planned.
+ *     Drafts come from the caller (look-up), or from a draft model, whose own KV of the sequences the scheduler keeps
+ * in the same pool: draft.h. */
 #pragma once
 
 #include "engine/engine.h" /* enum sched_policy, enum finish_reason */
@@ -67,6 +69,10 @@ struct plan_item {
     bool sample; /* from the logits of the last 1 + n_drafts tokens, one each */
     int n_drafts;
     int32_t *drafts;   /* [n_drafts] view of the plan's memory */
+    bool by_model;     /* the draft model makes them, in this step */
+    int draft_first, n_draft_tokens; /* what the draft model computes before that (or without it: catching up); see
+                                        draft.h. 0 tokens: nothing */
+    int n_drops;       /* of seq->shadow then, as n_preemptions */
     int n_accepted;    /* set by sched_commit: how many drafts in a row, from the first, were sampled as well */
     int n_preemptions; /* of seq when it was planned: if it has more at commit, it has lost the blocks that it wrote */
 };
@@ -77,6 +83,8 @@ struct plan {
                                    a step is in flight or other models hold the pool */
     int n_tokens, n_rows;       /* sums over items: T and R of the batch */
     int n_sampled;              /* sum of 1 + n_drafts over the items that sample */
+    int n_draft_tokens;         /* sum over items: T of the draft model's first batch */
+    int draft_depth;            /* the largest n_drafts that it makes: its steps, the first batch among them */
     int n_preempted;            /* sequences that lost their blocks for this plan */
     struct sequence **finished; /* owned [max_num_seqs] filled by sched_commit: the caller's again */
     int n_finished;
@@ -114,6 +122,12 @@ struct sched { /* the caller's memory; owns no heap */
     uint64_t n_arrivals;
     int n_flights;            /* plans without their commit: 0 .. SCHED_MAX_FLIGHTS */
     uint64_t n_preemptions;
+    struct { /* the draft model, set by draft_attach */
+        int model; /* KV_NONE: there is none */
+        int P, vocab, max_tokens;
+        bool is_short; /* blocks were short for the last plan, so no shadow grows */
+        uint64_t n_drops;
+    } draft;
 };
 
 /* STATUS_INVALID and a sentence when the options contradict each other. */
@@ -152,5 +166,9 @@ struct sched_stats {
     uint64_t n_preemptions;
 };
 struct sched_stats sched_stats(const struct sched *s);
+
+/* Shared with draft.c: blocks that could be had beside those that running sequences need for known tokens, and one more
+ * for each. */
+int sched__n_spare(const struct sched *s);
 
 static inline bool sched_idle(const struct sched *s) { return !s->waiting.n && !s->running.n; }

@@ -15,8 +15,10 @@ int sequence_open(struct sequence **out, const struct sequence_params *params) {
     int max_len = params->n_prompt + n_output;
     /* The last token that a sequence samples is never computed. */
     int max_blocks = (max_len - !params->prompt_only + params->P - 1) / params->P;
+    int max_shadow = params->draft_P && !params->prompt_only ? (max_len + params->draft_P - 1) / params->draft_P : 0;
 
-    size_t n_ids = (size_t)max_len + (size_t)max_blocks + (size_t)params->n_eos_ids + (size_t)params->n_stop_token_ids;
+    size_t n_ids = (size_t)max_len + (size_t)max_blocks + (size_t)max_shadow + (size_t)params->n_eos_ids +
+                   (size_t)params->n_stop_token_ids;
     struct sequence *q = malloc(sizeof *q + n_ids * sizeof(int32_t));
     if (!q) return STATUS_NO_MEMORY;
     int32_t *ids = (int32_t *)(q + 1);
@@ -34,8 +36,9 @@ int sequence_open(struct sequence **out, const struct sequence_params *params) {
         .n_stop_token_ids = params->n_stop_token_ids,
         .tokens = ids,
         .blocks = ids + max_len,
-        .eos_ids = ids + max_len + max_blocks,
-        .stop_token_ids = ids + max_len + max_blocks + params->n_eos_ids,
+        .shadow = {.blocks = ids + max_len + max_blocks, .max_blocks = max_shadow},
+        .eos_ids = ids + max_len + max_blocks + max_shadow,
+        .stop_token_ids = ids + max_len + max_blocks + max_shadow + params->n_eos_ids,
         .n_tokens = params->n_prompt,
         .max_blocks = max_blocks,
         .stop_token = -1,

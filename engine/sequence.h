@@ -26,6 +26,18 @@ struct sequence_params {
     void *user;
     int max_model_len; /* of the scheduler's options */
     int P;             /* tokens per block of the model */
+    int draft_P;       /* of the draft model; 0: there is none */
+};
+
+struct shadow { /* what the draft model has of a sequence: see draft.h */
+    int32_t *blocks; /* [max_blocks] first granules, of the draft model */
+    int n_blocks, max_blocks;
+    int n_computed, n_scheduled; /* tokens, as in the sequence */
+    int n_published;
+    uint64_t serial;
+    int n_drops;     /* times that its blocks went */
+    bool wanted;     /* set by the engine: it is to be kept ready */
+    bool impossible; /* the sequence has a token that the draft model's vocabulary lacks */
 };
 
 struct sequence { /* owned: one allocation, made by sequence_open on any thread */
@@ -56,6 +68,7 @@ struct sequence { /* owned: one allocation, made by sequence_open on any thread 
     int n_blocks, max_blocks;
     int n_published; /* full blocks that went through prefix_publish or came from prefix_find */
     uint64_t serial; /* chain of the prefix cache: of block n_published - 1, or 0 */
+    struct shadow shadow;
 
     /* standing */
     enum sequence_state state;

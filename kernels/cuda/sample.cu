@@ -76,11 +76,21 @@ __device__ static float penalised(float v, const struct row_params &p, int n_out
     return tame(v);
 }
 
+/* Where id is pending, as bits. */
+__device__ static unsigned places_of(const int *pending, int id) {
+    unsigned places = 0;
+#pragma unroll
+    for (int j = 0; j < SAMPLE_MAX_PENDING; j++)
+        if (pending[j] == id) places |= 1u << j;
+    return places;
+}
+
 /* A slice of v, edited, as this thread's pieces; into view as well if that is not NULL. */
 __device__ static struct pieces edit_slice(const struct row &v, const struct row_params &p, const uint32_t *words,
                                            int slice, float *view) {
     __shared__ float4 edited[SLICE / 4];
-    __shared__ int pending[SAMPLE_MAX_PENDING], counted[SAMPLE_MAX_PENDING];
+    __shared__ int pending[SAMPLE_MAX_PENDING];
+    __shared__ unsigned counted; /* a bit for each of them */
     float *x = (float *)edited; /* of id first: x[0] */
     const int tid = (int)threadIdx.x, first = slice * SLICE;
     const uint32_t *allowed = words + p.allowed;
@@ -90,7 +100,8 @@ __device__ static struct pieces edit_slice(const struct row &v, const struct row
 #pragma unroll
     for (int j = 0; j < 2 * WARP_CHUNKS; j++)
         edited[(piece_id(slice, j) - first) / 4] = p.n_allowed < 0 ? y.at[j] : make_float4(none, none, none, none);
-    if (tid < p.n_pending) pending[tid] = p.pending[tid], counted[tid] = 0;
+    if (tid < SAMPLE_MAX_PENDING) pending[tid] = tid < p.n_pending ? p.pending[tid] : -1;
+    if (tid == 0) counted = 0;
     __syncthreads(); /* the slice is there, and what is pending */
     for (int i = tid; i < p.n_allowed; i += SCAN_THREADS) {
         const unsigned at = allowed[i] - (unsigned)first;
@@ -106,21 +117,16 @@ __device__ static struct pieces edit_slice(const struct row &v, const struct row
         const uint2 count = counts[i];
         const unsigned at = count.x - (unsigned)first;
         if (at >= SLICE) continue; /* pending tokens of other slices stay uncounted here, and nobody asks */
-        int n_output = (int)(count.y >> 1);
-        for (int j = 0; j < p.n_pending; j++)
-            if (pending[j] == (int)count.x) counted[j] = 1, n_output++;
-        x[at] = penalised(x[at], p, n_output, count.y & 1);
+        const unsigned same = places_of(pending, (int)count.x);
+        if (same) atomicOr(&counted, same);
+        x[at] = penalised(x[at], p, (int)(count.y >> 1) + __popc(same), count.y & 1);
     }
     __syncthreads(); /* counted is final */
-    if (tid < p.n_pending && !counted[tid] && (unsigned)(pending[tid] - first) < SLICE) {
-        int n_output = 0, is_first = 1; /* the first of equal ones speaks for all of them */
-        for (int j = 0; j < p.n_pending; j++) {
-            if (pending[j] != pending[tid]) continue;
-            n_output++;
-            if (j < tid) is_first = 0;
-        }
+    if (tid < SAMPLE_MAX_PENDING && (unsigned)(pending[tid] - first) < SLICE) {
+        const unsigned same = places_of(pending, pending[tid]);
+        const bool is_first = !(same & ((1u << tid) - 1)); /* of equal ones, which it speaks for */
         float *at = &x[pending[tid] - first];
-        if (is_first) *at = penalised(*at, p, n_output, false);
+        if (is_first && !(counted & same)) *at = penalised(*at, p, __popc(same), false);
     }
     __syncthreads(); /* the slice is edited */
 #pragma unroll

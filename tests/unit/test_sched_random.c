@@ -9,8 +9,11 @@
  * or found under a wrong key changes the tokens. The tokens must be those of the same request run alone, which need no
  * pool to compute. Steps are committed at once, or one step late: then a step is planned (and run, as a device would,
  * in order) before the one ahead of it is committed, and takes tokens that only the device knows. Some of the loads
- * speculate: decodes get drafts, of which some are right and some are not. After each call the plan is held against
- * the promises of sched.h, and every few steps the whole pool is walked. */
+ * speculate: decodes get drafts, of which some are right and some are not. A draft model, where there is one, writes
+ * values of its own into the shadows' blocks, and each time it computes, all that it has of the sequence is held
+ * against the sequence's tokens. After each call the plan is held against the promises of sched.h and draft.h, and
+ * every few steps the whole pool is walked. */
+#include "engine/draft.h"
 #include "engine/prefix_cache.h"
 #include "engine/sched.h"
 
@@ -60,6 +63,7 @@ struct config {
     int n_models, n_granules, slab_granules, n_buckets;
     int P[2], block_granules[2], floor_granules[2];
     bool prefix_cache;
+    int draft_vocab, draft_tokens; /* above 0: model 1 drafts for model 0, with so many tokens a step */
     struct sched_options sched;
 };
 
@@ -72,7 +76,7 @@ struct sim { /* one model */
     int first, n_flights; /* plans in flight: first, first + 1, ... */
     int n_live;
     struct request *live[MAX_LIVE];
-    uint64_t n_steps, n_finished, n_cancelled, n_cached, n_drafts, n_accepted;
+    uint64_t n_steps, n_finished, n_cancelled, n_cached, n_drafts, n_accepted, n_by_model;
 };
 
 struct world {
@@ -144,6 +148,7 @@ static void submit(struct world *w, struct sim *sim) {
         .user = r,
         .max_model_len = max_len,
         .P = w->config->P[sim->model],
+        .draft_P = w->config->draft_vocab ? w->config->P[1] : 0,
     };
     expect(r, &params, sim->model);
     CHECK_EQ(sequence_open(&r->seq, &params), STATUS_OK);
@@ -204,6 +209,7 @@ static void check_lists(const struct sched *s) {
     for (const struct sequence *q = s->waiting.head; q; q = q->next, n++) {
         CHECK_EQ(q->state, SEQUENCE_WAITING);
         CHECK(!q->n_blocks && !q->n_computed && !q->n_scheduled && !q->n_published && !q->serial);
+        CHECK(!q->shadow.n_blocks && !q->shadow.n_computed && !q->shadow.n_scheduled && !q->shadow.n_published);
         if (q->next) CHECK(is_before(s, q, q->next) && q->next->prev == q);
         else CHECK(s->waiting.tail == q);
     }
@@ -213,6 +219,10 @@ static void check_lists(const struct sched *s) {
         CHECK_EQ(q->state, SEQUENCE_RUNNING);
         CHECK(q->n_computed <= q->n_scheduled && q->n_scheduled <= q->n_tokens + q->n_pending);
         CHECK_LE(q->n_scheduled, q->n_blocks * s->P);
+        const struct shadow *shadow = &q->shadow;
+        CHECK(shadow->n_computed <= shadow->n_scheduled && shadow->n_scheduled <= q->n_tokens);
+        if (shadow->n_blocks) CHECK_LE(shadow->n_scheduled, shadow->n_blocks * s->draft.P);
+        else CHECK(!shadow->n_scheduled && !shadow->n_published);
         if (q->next) CHECK(is_before(s, q, q->next) && q->next->prev == q);
         else CHECK(s->running.tail == q);
     }
@@ -308,6 +318,11 @@ static void check_pool(const struct world *w) {
                 CHECK_EQ(p->slabs[q->blocks[i] / p->slab_granules].model, m);
                 holders[q->blocks[i]]++;
             }
+        for (const struct sequence *q = w->sims[m].sched.running.head; q; q = q->next)
+            for (int i = 0; i < q->shadow.n_blocks; i++) {
+                CHECK_EQ(p->slabs[q->shadow.blocks[i] / p->slab_granules].model, 1);
+                holders[q->shadow.blocks[i]]++;
+            }
     }
     for (int m = 0; m < w->config->n_models; m++) {
         int n_used = 0;
@@ -325,7 +340,11 @@ static void check_pool(const struct world *w) {
 
 static uint64_t *kv_at(const struct world *w, const struct sequence *q, int model, int position, int granule) {
     int P = w->config->P[model];
-    return &w->kv[((size_t)q->blocks[position / P] + (size_t)granule) * MAX_P + (size_t)(position % P)];
+    const int32_t *blocks = w->config->draft_vocab && model == 1 ? q->shadow.blocks : q->blocks;
+    return &w->kv[((size_t)blocks[position / P] + (size_t)granule) * MAX_P + (size_t)(position % P)];
+}
+static void kv_write(struct world *w, const struct sequence *q, int model, int position, uint64_t value) {
+    for (int g = 0; g < w->config->block_granules[model]; g++) *kv_at(w, q, model, position, g) = value;
 }
 
 static uint64_t kv_read(const struct world *w, const struct sequence *q, int model, int position) {
@@ -351,7 +370,7 @@ static int run(struct world *w, int model, const struct plan_item *item, bool fa
     uint64_t kv = item->first ? kv_read(w, q, model, item->first - 1) : kv_start(q->salt, model), all = 0;
     for (int t = item->first; t < end; t++) {
         kv = kv_of(kv, token_at(item, t));
-        for (int g = 0; g < w->config->block_granules[model]; g++) *kv_at(w, q, model, t, g) = fault ? 99 : kv;
+        kv_write(w, q, model, t, fault ? 99 : kv);
     }
     if (fault) return n_sampled;
     for (int t = end - item->n_rows; t < end; t++) {
@@ -363,6 +382,29 @@ static int run(struct world *w, int model, const struct plan_item *item, bool fa
         if (t >= end - n_sampled) ids[t - (end - n_sampled)] = r->device_token = (int32_t)(all % VOCAB);
     }
     return n_sampled;
+}
+
+/* Runs what the draft model has to do for an item: what it catches up with, and all but the last of its drafts. Behind
+ * a step that failed and is not yet committed, rubbish is right. */
+static void run_draft(struct world *w, const struct plan_item *item, bool fault, bool rubbish_before) {
+    const struct sequence *q = item->seq;
+    const int known = item->draft_first + item->n_draft_tokens, end = known + (item->by_model ? item->n_drafts - 1 : 0);
+    const int P = w->config->P[1];
+    uint64_t kv = kv_start(q->salt, 1);
+    if (!item->n_draft_tokens) return;
+    CHECK(known <= q->n_tokens && (!item->by_model || known == q->n_tokens));
+    CHECK_LE(end, q->shadow.n_blocks * P);
+    for (int b = item->draft_first / P; b * P < end; b++) { /* what it writes is its own and not yet findable */
+        const struct kv_block *block = &w->pool->blocks[kv__block_of(w->pool, q->shadow.blocks[b])];
+        CHECK(block->refs == 1 && !block->serial);
+    }
+    for (int t = 0; t < end; t++) {
+        const int32_t token = t < known ? q->tokens[t] : item->drafts[t - known];
+        CHECK_LT(token, w->config->draft_vocab);
+        kv = kv_of(kv, token);
+        if (t < item->draft_first) CHECK(rubbish_before || kv_read(w, q, 1, t) == kv);
+        else kv_write(w, q, 1, t, fault ? 99 : kv);
+    }
 }
 
 static void some_cancels(struct world *w, struct sim *sim) {
@@ -409,12 +451,21 @@ static void give_drafts(struct world *w, struct sim *sim, struct plan *plan) {
         if (kind == 0 || one_in(5)) continue;
         const int most = sched_may_draft(s, plan, i), n = kind == 1 ? SCHED_MAX_DRAFTS + 4 : 1 + below(6);
         const int right = kind == 2 ? n : below(n + 1), n_blocks = q->n_blocks;
+        const int vocab = w->config->draft_vocab ? w->config->draft_vocab : VOCAB;
         for (int d = 0; d < n; d++) {
             const int at = q->n_tokens + d;
-            drafts[d] = d < right && at < r->n_expected ? r->expected[at] : below(VOCAB);
+            drafts[d] = d < right && at < r->n_expected ? r->expected[at] : below(vocab);
+            if (drafts[d] >= vocab) drafts[d] = 0;
         }
-        const bool late = one_in(2); /* as a draft model's, which the device alone knows */
-        const int taken = sched_draft(s, plan, i, late ? NULL : drafts, n);
+        int n_behind;
+        const bool by_model = draft_ready(s, plan, i, &n_behind) && !one_in(5);
+        const bool late = by_model || one_in(2); /* the device alone knows them */
+        const int taken = by_model ? draft_by_model(s, plan, i, n) : sched_draft(s, plan, i, late ? NULL : drafts, n);
+        CHECK_EQ(item->by_model, by_model && taken);
+        if (item->by_model) {
+            CHECK(item->n_draft_tokens == n_behind && taken <= plan->draft_depth);
+            sim->n_by_model++;
+        }
         for (int d = 0; late && d < taken; d++) item->drafts[d] = drafts[d];
         sim->n_drafts += (uint64_t)taken;
         CHECK(taken >= 0 && taken <= n && taken <= most && taken == item->n_drafts && taken == q->n_drafts);
@@ -435,6 +486,25 @@ static void give_drafts(struct world *w, struct sim *sim, struct plan *plan) {
     CHECK_LE(plan->n_rows, s->options.max_logits_rows);
 }
 
+/* Lets shadows catch up; some sequences have no wish for one, for a while. */
+static void catch_up(struct world *w, struct sim *sim, struct plan *plan) {
+    struct sched *s = &sim->sched;
+    const int n_before = kv_pool_available(w->pool, 0);
+    int n_tokens = 0;
+    for (int i = 0; i < plan->n_items; i++)
+        if (one_in(8)) plan->items[i].seq->shadow.wanted = !one_in(4);
+    draft_catch_up(s, plan);
+    for (int i = 0; i < plan->n_items; i++) {
+        const struct plan_item *item = &plan->items[i];
+        n_tokens += item->n_draft_tokens;
+        if (item->by_model || !item->n_draft_tokens) continue;
+        CHECK(item->seq->shadow.wanted && item->draft_first + item->n_draft_tokens < item->seq->n_tokens);
+    }
+    CHECK_EQ(n_tokens, plan->n_draft_tokens);
+    CHECK_LE(n_tokens, w->config->draft_tokens);
+    if (kv_pool_available(w->pool, 0) < n_before) CHECK_LE(s->running.n, n_spare(s));
+}
+
 /* Whether drafts in flight hold a block that their sequence would not have without them. */
 static bool drafts_hold_blocks(const struct sched *s) {
     for (const struct sequence *q = s->running.head; q; q = q->next)
@@ -453,13 +523,18 @@ static void plan_and_run(struct world *w, struct sim *sim) {
     check_lists(&sim->sched);
     check_plan(w, sim, plan, was_running, n);
     if (held && w->config->n_models == 1) CHECK_EQ(plan->n_preempted, 0);
+    for (const struct sequence *q = sim->sched.running.head; q && plan->n_preempted; q = q->next)
+        CHECK(!q->shadow.n_blocks); /* they went first */
     if (!plan->n_items) { /* nothing to do before the step in flight has landed */
         if (sim->n_flights) commit(w, sim);
         return;
     }
     if (w->drafts) give_drafts(w, sim, plan);
+    if (w->drafts && w->config->draft_vocab) catch_up(w, sim, plan);
     sim->fault[slot] = one_in(500);
     int32_t *ids = sim->sampled[slot];
+    const bool rubbish = sim->n_flights && sim->fault[sim->first];
+    for (int i = 0; i < plan->n_items; i++) run_draft(w, &plan->items[i], sim->fault[slot], rubbish);
     for (int i = 0; i < plan->n_items; i++) ids += run(w, sim->model, &plan->items[i], sim->fault[slot], ids);
     CHECK_EQ(ids - sim->sampled[slot], plan->n_sampled);
     sim->n_flights++;
@@ -489,17 +564,20 @@ static void simulate(const struct config *config, bool ahead, bool drafts, uint6
         };
     char err[ERR_BYTES] = "";
     CHECK_EQ(kv_pool_open(&w->pool, &options, err, sizeof err), STATUS_OK);
-    for (int m = 0; m < config->n_models; m++) {
+    const int n_sims = config->draft_vocab ? 1 : config->n_models;
+    for (int m = 0; m < n_sims; m++) {
         w->sims[m].model = m;
         CHECK_EQ(sched_init(&w->sims[m].sched, &config->sched, w->pool, m, err, sizeof err), STATUS_OK);
         for (int i = 0; i < SCHED_MAX_FLIGHTS; i++)
             CHECK_EQ(plan_init(&w->sims[m].plans[i], config->sched.max_num_seqs), STATUS_OK);
     }
 
+    if (config->draft_vocab) draft_attach(&w->sims[0].sched, 1, config->draft_vocab, config->draft_tokens);
+
     bool live = true;
     for (int step = 0; step < n_steps || live; step++) {
         live = false;
-        for (int m = 0; m < config->n_models; m++) {
+        for (int m = 0; m < n_sims; m++) {
             struct sim *sim = &w->sims[m];
             /* Load comes in waves, in opposite phase for two models; in the end everything drains. */
             int rate = ((step / 300 + m) % 2) ? 40 : 4;
@@ -511,7 +589,7 @@ static void simulate(const struct config *config, bool ahead, bool drafts, uint6
             some_cancels(w, sim);
         }
         if (step % 16 == 0) check_pool(w);
-        for (int m = 0; m < config->n_models; m++) {
+        for (int m = 0; m < n_sims; m++) {
             struct sim *sim = &w->sims[m];
             /* One step late, but for now and then: the host may catch up with the device at any time. */
             if (sim->n_flights > ahead) commit(w, sim);
@@ -525,10 +603,17 @@ static void simulate(const struct config *config, bool ahead, bool drafts, uint6
     for (int m = 0; m < config->n_models; m++) {
         struct sim *sim = &w->sims[m];
         struct kv_pool_stats stats = kv_pool_stats(w->pool, m);
-        CHECK(sched_idle(&sim->sched) && !sim->n_live);
         CHECK_EQ(stats.n_used, 0);
         if (config->n_models == 1) CHECK_EQ(stats.n_cached + stats.n_free, stats.n_blocks);
         if (!config->prefix_cache) CHECK_EQ(stats.n_cached, 0);
+        if (m >= n_sims) {
+            if (w->drafts) CHECK(w->sims[0].n_by_model > 0);
+            cr_log_info("%-22s drafts: %llu times, %llu shadows shed, %llu tokens cached\n", config->name,
+                        (unsigned long long)w->sims[0].n_by_model, (unsigned long long)w->sims[0].sched.draft.n_drops,
+                        (unsigned long long)stats.n_hit_tokens);
+            continue;
+        }
+        CHECK(sched_idle(&sim->sched) && !sim->n_live);
         cr_log_info("%-22s model %d: %llu steps, %llu finished, %llu cancelled, %llu tokens cached, %llu preempted, "
                     "%llu blocks evicted, %llu of %llu drafts accepted\n",
                     config->name, m, (unsigned long long)sim->n_steps, (unsigned long long)sim->n_finished,
@@ -591,6 +676,20 @@ static const struct config two_models[] = {
      SCHED(8, 40, 16, 160, true, 0, POLICY_FCFS)},
 };
 
+static const struct config with_draft_model[] = {
+    {"draft, roomy", 2, 900, .P = {8, 8}, .block_granules = {3, 1}, .floor_granules = {300}, .prefix_cache = true,
+     .draft_vocab = VOCAB, .draft_tokens = 64, SCHED(16, 256, 64, 160, true, 0, POLICY_FCFS)},
+    {"draft, tiny pool", 2, 220, .slab_granules = 8, .P = {4, 4}, .block_granules = {2, 1}, .floor_granules = {90},
+     .prefix_cache = true, .draft_vocab = VOCAB, .draft_tokens = 24, SCHED(8, 64, 32, 160, true, 0, POLICY_FCFS)},
+    {"draft, other P", 2, 300, .slab_granules = 12, .P = {4, 5}, .block_granules = {2, 3}, .floor_granules = {90},
+     .prefix_cache = true, .draft_vocab = VOCAB, .draft_tokens = 40, SCHED(8, 64, 32, 160, true, 33, POLICY_PRIORITY)},
+    {"draft, no prefix cache", 2, 300, .slab_granules = 8, .P = {4, 8}, .block_granules = {2, 1},
+     .floor_granules = {90}, .draft_vocab = VOCAB, .draft_tokens = 17, SCHED(8, 64, 16, 160, true, 0, POLICY_FCFS)},
+    {"draft, less vocabulary", 2, 400, .slab_granules = 10, .P = {4, 4}, .block_granules = {2, 1},
+     .floor_granules = {90}, .prefix_cache = true, .draft_vocab = VOCAB - 1, .draft_tokens = 32,
+     SCHED(8, 64, 40, 160, true, 0, POLICY_FCFS)},
+};
+
 enum { STEPS = 10000 };
 
 static void simulate_all(const struct config *configs, size_t n, uint64_t seed) {
@@ -602,3 +701,9 @@ Test(sched_random, one_model_seed_1) { simulate_all(one_model, sizeof one_model 
 Test(sched_random, one_model_seed_2) { simulate_all(one_model, sizeof one_model / sizeof *one_model, 2000); }
 Test(sched_random, two_models_seed_1) { simulate_all(two_models, sizeof two_models / sizeof *two_models, 3000); }
 Test(sched_random, two_models_seed_2) { simulate_all(two_models, sizeof two_models / sizeof *two_models, 4000); }
+Test(sched_random, draft_model_seed_1) {
+    simulate_all(with_draft_model, sizeof with_draft_model / sizeof *with_draft_model, 5000);
+}
+Test(sched_random, draft_model_seed_2) {
+    simulate_all(with_draft_model, sizeof with_draft_model / sizeof *with_draft_model, 6000);
+}
