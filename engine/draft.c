@@ -36,8 +36,8 @@ bool draft__shed(struct sched *s) {
     return false;
 }
 
-/* Whether n_new blocks and n_cached ones of shadows leave the target what it will need. What they cost it are slabs: new
- * ones, and those that hold nothing used now, which it could have. */
+/* Whether n_new blocks and n_cached ones of shadows leave the target what it will need. What they cost it are slabs:
+ * new ones, and those that hold nothing used now, which it could have. */
 static bool is_affordable(const struct sched *s, int n_new, int n_cached) {
     const struct kv_model *draft = &s->pool->models[s->draft.model], *target = &s->pool->models[s->model];
     if (s->draft.is_short || n_new + n_cached > kv_pool_available(s->pool, s->draft.model)) return false;

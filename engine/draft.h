@@ -1,13 +1,13 @@
 /* draft.h - the draft model's own KV: the scheduler's other half. Private to engine/.
  *
  * To draft for a sequence, a draft model must have computed all its tokens itself. What it has of a sequence is the
- * sequence's shadow: blocks of the same pool under the draft model's index. It is a convenience, so everything else goes
- * first:
+ * sequence's shadow: blocks of the same pool under the draft model's index. It is a convenience, so everything else
+ * goes first:
  *
  *     a shadow grows only while blocks are not short: none was missing for the plan it is in, nobody waits for blocks,
  *     and beside what running sequences need two blocks for each of them stay available whatever slabs it takes;
  *     when blocks are short, shadows go before anybody is preempted and for anybody who could be admitted, the last
- *     sequence's in the order first; with its sequence's blocks a shadow goes, too.
+ *     sequence's in the order first, until slabs have become free; with its sequence's blocks a shadow goes, too.
  *
  * A sequence without a shadow, or with one that is behind, just does not draft: decodes never wait. Catching up takes
  * at most max_tokens a step, what those who draft need included; it begins with what the prefix cache has of the draft
@@ -15,7 +15,7 @@
  *
  * Per step, between sched_plan and the launch, the engine calls
  *
- *     draft_ready(s, plan, i, &n_behind)   for the policy: may item i have drafts by the model, and what must be computed
+ *     draft_ready(s, plan, i, &n_behind)   for the policy: may the model draft for item i, and what comes before that
  *     draft_by_model(s, plan, i, n)        where it chose so
  *     draft_catch_up(s, plan)              once, after these: the others whose shadow.wanted the engine has set
  *

@@ -165,8 +165,8 @@ static void add_item(struct plan *plan, const struct plan_item *item, struct roo
     room->tokens -= item->n_tokens;
 }
 
-/* Blocks for an item of a running sequence, taken from shadows, then from the last ones in the order, where the pool has
- * none. False: it was itself the last and had to go. */
+/* Blocks for an item of a running sequence; where the pool has none, they are taken from shadows, then from the last
+ * sequences in the order. False: it was itself the last and had to go. */
 static bool make_room(struct sched *s, const struct plan_item *item, struct plan *plan, struct room *room) {
     while (!grow(s, item->seq, item->first + item->n_tokens)) {
         if (draft__shed(s)) continue;

@@ -43,8 +43,8 @@
  * fill. Only a sequence of which nothing else is in flight can have drafts, since a draft continues known tokens, and
  * then it is not planned again until they have landed: planning ahead goes on for the others only. Who speculates
  * should therefore let every step land before the next is planned.
- *     Drafts come from the caller (look-up), or from a draft model, whose own KV of the sequences the scheduler keeps in
- * the same pool: draft.h. */
+ *     Drafts come from the caller (look-up), or from a draft model, whose own KV of the sequences the scheduler keeps
+ * in the same pool: draft.h. */
 #pragma once
 
 #include "engine/engine.h" /* enum sched_policy, enum finish_reason */

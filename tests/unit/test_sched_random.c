@@ -10,9 +10,9 @@
  * pool to compute. Steps are committed at once, or one step late: then a step is planned (and run, as a device would,
  * in order) before the one ahead of it is committed, and takes tokens that only the device knows. Some of the loads
  * speculate: decodes get drafts, of which some are right and some are not. A draft model, where there is one, writes
- * values of its own into the shadows' blocks, and each time it computes, all that it has of the sequence is held against
- * the sequence's tokens. After each call the plan is held against the promises of sched.h and draft.h, and every few
- * steps the whole pool is walked. */
+ * values of its own into the shadows' blocks, and each time it computes, all that it has of the sequence is held
+ * against the sequence's tokens. After each call the plan is held against the promises of sched.h and draft.h, and
+ * every few steps the whole pool is walked. */
 #include "engine/draft.h"
 #include "engine/prefix_cache.h"
 #include "engine/sched.h"
