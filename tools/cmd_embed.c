@@ -316,8 +316,9 @@ int cmd_embed(int argc, char **argv) {
         .operands = "MODEL",
         .summary = "Turns texts into vectors with an encoder (BERT: bge, MiniLM). Without --output, prints one JSON\n"
                    "array for each text.",
-        .example = "tandem embed BAAI/bge-base-en-v1.5 --text \"What is a kernel?\" --text \"A kernel is ...\"\n"
-                   "tandem embed minilm --file corpus.jsonl --fields title text --truncate --output x.safetensors",
+        .example = "tandem embed BAAI/bge-base-en-v1.5 --text \"What is a kernel?\" \"A kernel is ...\"\n"
+                   "  tandem embed sentence-transformers/all-MiniLM-L6-v2 --file corpus.jsonl \\\n"
+                   "      --fields title text --truncate --output vectors.safetensors",
         .min_operands = 1,
         .max_operands = 1,
     };
@@ -331,9 +332,9 @@ int cmd_embed(int argc, char **argv) {
                     .options = {.max_tokens = 8192, .max_texts = 256}};
     struct option_list fields = {0};
     const struct option_spec specs[] = {
-        FLAG(LIST, "text", &j.texts, "TEXT", "a text; may be repeated"),
+        FLAG(LIST, "text", &j.texts, "TEXT...", "texts"),
         FLAG(STRING, "file", &j.file, "FILE", "one JSON string or object a line"),
-        FLAG(LIST, "fields", &fields, "NAME", "members of an object that make its text, joined by a space",
+        FLAG(LIST, "fields", &fields, "NAME...", "members of an object that make its text, joined by a space",
              .shown = "text"),
         FLAG(STRING, "prefix", &j.prefix, "TEXT", "what to put in front of every text, such as a query's instruction"),
         FLAG(BOOL, "truncate", &j.truncate, NULL, "cut texts that are longer than the model takes"),

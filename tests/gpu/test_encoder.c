@@ -324,8 +324,8 @@ static void check_texts(struct gpu_test *t) {
         for (int kind = 0; kind < 4; kind++)
             test_pool(t, few, N_OF(few), widths[i], kind / 2 ? POOLING_MEAN : POOLING_CLS, kind % 2);
     }
+    if (t->quick) return; /* cuBLASLt's products are not for racecheck */
     test_encoder_vectors(t, 128, 2, POOLING_CLS);
-    if (t->quick) return;
     test_encoder_vectors(t, 96, 3, POOLING_MEAN);
     test_encoder_vectors(t, 90, 5, POOLING_MEAN);
 }
