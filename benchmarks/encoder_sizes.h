@@ -11,7 +11,7 @@ enum { BGE_C = 768, BGE_H = 12, BGE_D = 64, BGE_F = 3072, BGE_VOCAB = 30522, BGE
 static const struct bench_model bge_base = {.name = "bge-base-en-v1.5", .act = DTYPE_BF16};
 
 /* Texts of 512 tokens in a step. */
-static const int bge_texts[] = {1, 4, 16, 32};
+static const int bge_texts[] = {1, 2, 16, 32};
 enum { N_BGE_TEXTS = sizeof bge_texts / sizeof *bge_texts };
 
 /* T tokens as texts of 512, on the device. */
