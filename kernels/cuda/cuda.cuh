@@ -159,8 +159,8 @@ void cuda__rms_norm(struct exec *e, void *out, const void *h, const void *weight
 /* layer_norm.cu, pool.cu */
 void cuda__layer_norm(struct exec *e, void *out, const void *x, const void *residual, const void *weight,
                       const void *bias, int T, int C, float eps);
-void cuda__pool(struct exec *e, float *out, const void *x, const struct ragged *texts, int C, enum pooling pooling,
-                bool normalize);
+void cuda__pool_texts(struct exec *e, float *out, const void *x, const struct ragged *texts, int C,
+                      enum pooling pooling, bool normalize);
 
 /* rope.cu */
 void cuda__qk_norm_rope_store(struct exec *e, void *q, const struct kv_cache *kv, int layer, const void *qkv,

@@ -13,7 +13,7 @@ enum { THREADS = 256 };
 
 template <typename A>
 __global__ static void __launch_bounds__(THREADS)
-    pool_texts(float *out, const A *x, const int32_t *start, int C, bool mean, bool normalize) {
+    pool_rows(float *out, const A *x, const int32_t *start, int C, bool mean, bool normalize) {
     __shared__ float squares[THREADS / 32];
     pdl_trigger();
     pdl_wait();
@@ -38,9 +38,9 @@ __global__ static void __launch_bounds__(THREADS)
     for (int i = threadIdx.x; i < C; i += THREADS) v[i] /= divisor; /* its own columns */
 }
 
-void cuda__pool(struct exec *e, float *out, const void *x, const struct ragged *texts, int C, enum pooling pooling,
-                bool normalize) {
+void cuda__pool_texts(struct exec *e, float *out, const void *x, const struct ragged *texts, int C,
+                      enum pooling pooling, bool normalize) {
     const bool mean = pooling == POOLING_MEAN;
-    WITH_ACT(e->options.dtype, cuda_launch(e, pool_texts<A>, texts->B, THREADS, 0, out, (const A *)x, texts->start, C,
+    WITH_ACT(e->options.dtype, cuda_launch(e, pool_rows<A>, texts->B, THREADS, 0, out, (const A *)x, texts->start, C,
                                            mean, normalize));
 }

@@ -105,8 +105,8 @@ static void test_pool(struct gpu_test *t, const int *lengths, int B, int C, enum
     snprintf(name, sizeof name, "pool %s, T %d, C %d, %s%s", dtype_name(t->act), s.cpu.T, C,
              pooling == POOLING_CLS ? "CLS" : "mean", normalize ? ", normalised" : "");
     struct twin x = twin_random(t, t->act, (size_t)s.cpu.T * C, 0, 2), out = twin_poison(t, DTYPE_F32, (size_t)B * C);
-    pool(t->cpu, out.cpu, x.cpu, &s.cpu, C, pooling, normalize);
-    pool(t->gpu, out.gpu, x.gpu, &s.gpu, C, pooling, normalize);
+    pool_texts(t->cpu, out.cpu, x.cpu, &s.cpu, C, pooling, normalize);
+    pool_texts(t->gpu, out.gpu, x.gpu, &s.gpu, C, pooling, normalize);
     twin_compare(t, name, &out, 2e-6, 1e-6, 1e-5);
     twin_free(t, &x), twin_free(t, &out);
     texts_free(t, &s);
@@ -225,7 +225,7 @@ static void run_op(void *arg, int i) {
     if (x->op == ATTENTION) attention_full(x->e, x->o, x->qkv, &x->texts->gpu, x->H, x->D);
     if (x->op == LAYER_NORM) layer_norm(x->e, x->o, x->qkv, x->o, x->norm, x->norm, x->T, C, 1e-12f);
     if (x->op == GELU) gelu(x->e, x->ffn, x->T, 4 * C);
-    if (x->op == POOL) pool(x->e, x->norm, x->qkv, &x->texts->gpu, C, POOLING_MEAN, true);
+    if (x->op == POOL) pool_texts(x->e, x->norm, x->qkv, &x->texts->gpu, C, POOLING_MEAN, true);
 }
 
 static void time_ops(struct gpu_test *t, int B, int length, int H, int D) {

@@ -1,4 +1,4 @@
-/* pool: the mean of each text's tokens, normalised. Reads C a token. */
+/* pool_texts: the mean of each text's tokens, normalised. Reads C a token. */
 #include "benchmarks/encoder_sizes.h"
 
 struct operands {
@@ -26,12 +26,12 @@ static void make(struct bench *b, const struct bench_case *c, void *operands) {
 static bool run(struct exec *e, const struct bench_case *c, void *operands) {
     const struct operands *o = operands;
     (void)c;
-    pool(e, o->out, o->x, &o->texts, BGE_C, POOLING_MEAN, true);
+    pool_texts(e, o->out, o->x, &o->texts, BGE_C, POOLING_MEAN, true);
     return true;
 }
 
-const struct kernel_bench bench_pool = {
-    .name = "pool",
+const struct kernel_bench bench_pool_texts = {
+    .name = "pool_texts",
     .summary = "v = mean of a text's x, normalised",
     .operand_bytes = sizeof(struct operands),
     .cases = cases,
