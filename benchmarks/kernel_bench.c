@@ -5,6 +5,7 @@
  * step would find in memory comes from memory here. Kernels with small operands would need thousands of sets; they get
  * MAX_COPIES, and find their operands in the L2 as they do in a step, where the op before has just written them. */
 #include "benchmarks/kernel_plan.h"
+#include "benchmarks/encoder_sizes.h"
 #include "benchmarks/kv_operands.h"
 #include "benchmarks/report.h"
 
@@ -142,6 +143,9 @@ static struct exec_options exec_sizes(const struct bench_model *models, int n_mo
         AT_LEAST(vocab, c->vocab);
     }
     AT_LEAST(max_tokens, KV_FILL_TOKENS);
+    AT_LEAST(max_width, BGE_F);
+    AT_LEAST(max_heads, BGE_H);
+    AT_LEAST(max_head_dim, BGE_D);
     for (int i = 0; i < list->n; i++) AT_LEAST(max_tokens, list->cases[i].T);
 #undef AT_LEAST
     return o;

@@ -12,16 +12,16 @@ struct layer_norm_weights {
 };
 
 struct bert_layer {
-    struct matrix w_qkv;                  /* [3C, C]: query, key, value, one below the other */
-    const void *b_qkv;                    /* [3C] act */
-    struct matrix w_o;                    /* [C, C]: attention.output.dense */
-    const void *b_o;                      /* [C] act */
-    struct layer_norm_weights attn_norm;  /* attention.output.LayerNorm */
-    struct matrix w_up;                   /* [F, C]: intermediate.dense */
-    const void *b_up;                     /* [F] act */
-    struct matrix w_down;                 /* [C, F]: output.dense */
-    const void *b_down;                   /* [C] act */
-    struct layer_norm_weights ffn_norm;   /* output.LayerNorm */
+    struct matrix w_qkv;                 /* [3C, C]: query, key, value, one below the other */
+    const void *b_qkv;                   /* [3C] act */
+    struct matrix w_o;                   /* [C, C]: attention.output.dense */
+    const void *b_o;                     /* [C] act */
+    struct layer_norm_weights attn_norm; /* attention.output.LayerNorm */
+    struct matrix w_up;                  /* [F, C]: intermediate.dense */
+    const void *b_up;                    /* [F] act */
+    struct matrix w_down;                /* [C, F]: output.dense */
+    const void *b_down;                  /* [C] act */
+    struct layer_norm_weights ffn_norm;  /* output.LayerNorm */
 };
 
 struct bert {

@@ -23,5 +23,5 @@ void forward_bert(struct exec *e, const struct bert *m, struct bert_activations 
         linear(e, a->x, a->ffn, &w->w_down, w->b_down, T);
         layer_norm(e, a->h, a->x, a->h, ffn->weight, ffn->bias, T, C, eps);   /* h = norm(h + ffn Wdown + b)         */
     }
-    pool(e, a->vectors, a->h, texts, C, c->pooling, c->normalize);            /* a vector of each text    [B, C] f32 */
+    pool_texts(e, a->vectors, a->h, texts, C, c->pooling, c->normalize);      /* a vector of each text    [B, C] f32 */
 }

@@ -176,8 +176,7 @@ struct matrix region_awq(struct region *r, int layer, const struct part *parts, 
         const char *name = parts[i].name;
         pack.qweight = raw_tensor(r, layer, name, ".qweight", (size_t)cols * n / 8, DTYPE_I32, (struct spread){0});
         pack.qzeros = raw_tensor(r, layer, name, ".qzeros", g * n / 8, DTYPE_I32, (struct spread){0});
-        pack.scales =
-            raw_tensor(r, layer, name, ".scales", g * n, DTYPE_F16, (struct spread){scale, 0.25f * scale});
+        pack.scales = raw_tensor(r, layer, name, ".scales", g * n, DTYPE_F16, (struct spread){scale, 0.25f * scale});
         r->packs = grow_list(r, r->packs, r->n_packs, &r->packs_capacity, sizeof *r->packs);
         if (!r->failed) r->packs[r->n_packs++] = pack;
         row += parts[i].rows;

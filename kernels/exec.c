@@ -557,15 +557,15 @@ void attention_full(struct exec *e, void *o, const void *qkv, const struct ragge
     e->ops->attention_full(e, o, qkv, texts, H, D);
 }
 
-void pool(struct exec *e, float *out, const void *x, const struct ragged *texts, int C, enum pooling pooling,
-          bool normalize) {
+void pool_texts(struct exec *e, float *out, const void *x, const struct ragged *texts, int C,
+                enum pooling pooling, bool normalize) {
     if (e->failed || !texts->T) return;
     check_ragged(e, texts);
     check_rows(e, texts->T, C);
     CHECK(pooling == POOLING_CLS || pooling == POOLING_MEAN);
     CHECK_ALIGNED(out);
     CHECK_ALIGNED(x);
-    e->ops->pool(e, out, x, texts, C, pooling, normalize);
+    e->ops->pool_texts(e, out, x, texts, C, pooling, normalize);
 }
 
 unsigned sample_set(struct exec *e, const struct sample_params *params, int R, int V) {

@@ -256,8 +256,8 @@ void attention_full(struct exec *e, void *o, const void *qkv, const struct ragge
 /* A vector of each text: its first token's, or the mean of its tokens in fp32; with normalize divided by its length
  * (by 1e-12 where that is more). out [B, C] f32, x [T, C] act. */
 enum pooling { POOLING_CLS, POOLING_MEAN };
-void pool(struct exec *e, float *out, const void *x, const struct ragged *texts, int C, enum pooling pooling,
-          bool normalize);
+void pool_texts(struct exec *e, float *out, const void *x, const struct ragged *texts, int C,
+                enum pooling pooling, bool normalize);
 
 /* ---- sampling ---------------------------------------------------------------------------------------------------- */
 

@@ -53,8 +53,8 @@ struct kernel_ops {
                        const void *bias, int T, int C, float eps);
     void (*gelu)(struct exec *e, void *x, int T, int F);
     void (*attention_full)(struct exec *e, void *o, const void *qkv, const struct ragged *texts, int H, int D);
-    void (*pool)(struct exec *e, float *out, const void *x, const struct ragged *texts, int C, enum pooling pooling,
-                 bool normalize);
+    void (*pool_texts)(struct exec *e, float *out, const void *x, const struct ragged *texts, int C,
+                       enum pooling pooling, bool normalize);
     unsigned (*sample_set)(struct exec *e, const struct sample_params *params, int R, int V);
     void (*sample)(struct exec *e, int32_t *ids, const float *logits, unsigned stages, int R, int V);
     void (*token_logprobs)(struct exec *e, struct token_logprob *out, int stride, const float *logits,

@@ -141,6 +141,11 @@ static int open_encoder(struct job *j, const char *model) {
     struct exec_options exec = {.backend = j->device, .dtype = wanted_dtype(j), .n_threads = j->n_threads};
     encoder_widen(&exec, &j->config, &j->options);
     status = exec_open(&j->exec, &exec, j->err, sizeof j->err);
+    if (!status && !strcmp(j->dtype, "auto") && exec.dtype == DTYPE_F32 && exec_is_gpu(j->exec)) {
+        exec_close(j->exec); /* as vLLM does: a GPU has no speed to offer in float32 */
+        exec.dtype = DTYPE_F16;
+        status = exec_open(&j->exec, &exec, j->err, sizeof j->err);
+    }
     if (!status)
         status = encoder_open(&j->encoder, j->exec, j->checkpoint, &j->config, &j->options, j->err, sizeof j->err);
     return status;
@@ -316,8 +321,9 @@ int cmd_embed(int argc, char **argv) {
         .operands = "MODEL",
         .summary = "Turns texts into vectors with an encoder (BERT: bge, MiniLM). Without --output, prints one JSON\n"
                    "array for each text.",
-        .example = "tandem embed BAAI/bge-base-en-v1.5 --text \"What is a kernel?\" --text \"A kernel is ...\"\n"
-                   "tandem embed minilm --file corpus.jsonl --fields title text --truncate --output x.safetensors",
+        .example = "tandem embed BAAI/bge-base-en-v1.5 --text \"What is a kernel?\" \"A kernel is ...\"\n"
+                   "  tandem embed sentence-transformers/all-MiniLM-L6-v2 --file corpus.jsonl \\\n"
+                   "      --fields title text --truncate --output vectors.safetensors",
         .min_operands = 1,
         .max_operands = 1,
     };
@@ -331,24 +337,23 @@ int cmd_embed(int argc, char **argv) {
                     .options = {.max_tokens = 8192, .max_texts = 256}};
     struct option_list fields = {0};
     const struct option_spec specs[] = {
-        FLAG(LIST, "text", &j.texts, "TEXT", "a text; may be repeated"),
+        FLAG(LIST, "text", &j.texts, "TEXT...", "texts"),
         FLAG(STRING, "file", &j.file, "FILE", "one JSON string or object a line"),
-        FLAG(LIST, "fields", &fields, "NAME", "members of an object that make its text, joined by a space",
+        FLAG(LIST, "fields", &fields, "NAME...", "members of an object that make its text, joined by a space",
              .shown = "text"),
         FLAG(STRING, "prefix", &j.prefix, "TEXT", "what to put in front of every text, such as a query's instruction"),
         FLAG(BOOL, "truncate", &j.truncate, NULL, "cut texts that are longer than the model takes"),
         FLAG(STRING, "output", &j.output, "FILE", "the safetensors file to write: embeddings [n, C], n_tokens [n]"),
         FLAG(BOOL, "json", &j.json, NULL, "print one JSON object with the figures"),
         FLAG_TITLE("Encoder"),
-        FLAG(STRING, "dtype", &j.dtype, "TYPE", "of weights and activations; auto is the checkpoint's",
-             .choices = dtypes),
+        FLAG(STRING, "dtype", &j.dtype, "TYPE",
+             "of weights and activations; auto is the checkpoint's, on a GPU float16 for float32", .choices = dtypes),
         FLAG(INT, "max-num-batched-tokens", &j.options.max_tokens, "N", "tokens in one step, at most", .low = 1,
              .high = 1 << 20),
         FLAG(INT, "max-num-seqs", &j.options.max_texts, "N", "texts in one step, at most", .low = 1, .high = 1 << 16),
         FLAG(STRING, "device", &j.device, "NAME", "cpu or cuda", .shown = "cuda where there is a GPU"),
         FLAG(STRING, "load-format", &j.load_format, "NAME", "auto, or dummy: random weights", .choices = formats),
-        FLAG(INT, "threads", &j.n_threads, "N", "of the CPU backend", .low = 0, .high = 1024,
-             .shown = "one per core"),
+        FLAG(INT, "threads", &j.n_threads, "N", "of the CPU backend", .low = 0, .high = 1024, .shown = "one per core"),
         {0},
     };
     struct options o = {0};

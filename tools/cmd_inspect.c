@@ -86,6 +86,57 @@ static void print_json(const struct facts *f, const char *path) {
     cJSON_Delete(o);
 }
 
+/* ---- encoders ---------------------------------------------------------------------------------------------------- */
+
+static void print_encoder(const struct encoder_config *c, const struct checkpoint *checkpoint, const char *path) {
+    printf("%s\n\n", path);
+    printf("  architecture     %s, an encoder: tandem embed\n", c->arch_name);
+    printf("  parameters       %.3f M (%" PRId64 ")\n", (double)encoder_config_n_params(c) / 1e6,
+           encoder_config_n_params(c));
+    printf("  layers           L = %d\n", c->n_layers);
+    printf("  hidden           C = %d: what its vectors have\n", c->hidden);
+    printf("  heads            H = %d, D = %d wide\n", c->n_heads, c->head_dim);
+    printf("  feed-forward     F = %d\n", c->ffn);
+    printf("  vocabulary       V = %d\n", c->vocab);
+    printf("  texts            of up to %d tokens\n", c->max_len);
+    printf("  vectors          %s, %s\n", c->pooling == POOLING_CLS ? "of the first token" : "mean of all tokens",
+           c->normalize ? "normalised" : "not normalised");
+    printf("  tensors          %zu, to be run in %s\n", checkpoint_n_tensors(checkpoint), dtype_name(c->dtype));
+}
+
+static void print_encoder_json(const struct encoder_config *c, const struct checkpoint *checkpoint, const char *path) {
+    cJSON *o = cJSON_CreateObject();
+    cJSON_AddStringToObject(o, "path", path);
+    cJSON_AddStringToObject(o, "architecture", c->arch_name);
+    cJSON_AddNumberToObject(o, "parameters", (double)encoder_config_n_params(c));
+    cJSON_AddStringToObject(o, "dtype", dtype_name(c->dtype));
+    cJSON_AddNumberToObject(o, "layers", c->n_layers);
+    cJSON_AddNumberToObject(o, "hidden", c->hidden);
+    cJSON_AddNumberToObject(o, "heads", c->n_heads);
+    cJSON_AddNumberToObject(o, "head_dim", c->head_dim);
+    cJSON_AddNumberToObject(o, "ffn", c->ffn);
+    cJSON_AddNumberToObject(o, "vocab", c->vocab);
+    cJSON_AddNumberToObject(o, "max_tokens", c->max_len);
+    cJSON_AddStringToObject(o, "pooling", c->pooling == POOLING_CLS ? "cls" : "mean");
+    cJSON_AddBoolToObject(o, "normalized", c->normalize);
+    cJSON_AddNumberToObject(o, "tensors", (double)checkpoint_n_tensors(checkpoint));
+    char *text = cJSON_Print(o);
+    puts(text);
+    free(text);
+    cJSON_Delete(o);
+}
+
+static int inspect_encoder(const char *path, bool json, char *err, size_t err_bytes) {
+    struct encoder_config config;
+    struct checkpoint *c = NULL;
+    int status = encoder_config_load(&config, path, err, err_bytes);
+    if (!status) status = checkpoint_open(&c, path, err, err_bytes);
+    if (!status) status = encoder_check(c, &config, err, err_bytes);
+    if (!status) (json ? print_encoder_json : print_encoder)(&config, c, path);
+    checkpoint_close(c);
+    return status;
+}
+
 int cmd_inspect(int argc, char **argv) {
     static const struct command_help help = {
         .name = "inspect",
@@ -97,7 +148,7 @@ int cmd_inspect(int argc, char **argv) {
         .max_operands = 1,
     };
     struct facts f = {.memory = (size_t)sysconf(_SC_AVPHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE)};
-    bool json = false;
+    bool json = false, is_encoder;
     const struct option_spec specs[] = {
         FLAG(SIZE, "memory", &f.memory, "BYTES", "memory to fill", .shown = "what is free now"),
         FLAG(BOOL, "json", &json, NULL, "print one JSON object"),
@@ -111,6 +162,12 @@ int cmd_inspect(int argc, char **argv) {
     if (!options_parse(&o, &help, specs, argc, argv, &exit_code)) goto done;
     exit_code = 1;
     if (model_find(o.operands.items[0], path, sizeof path, err, sizeof err)) goto failed;
+    if (model_is_encoder(&is_encoder, path, err, sizeof err)) goto failed;
+    if (is_encoder) {
+        if (inspect_encoder(path, json, err, sizeof err)) goto failed;
+        exit_code = 0;
+        goto done;
+    }
     if (model_config_load(&f.config, path, err, sizeof err)) goto failed;
     if (generation_config_load(&f.generation, &f.config, path, err, sizeof err)) goto failed;
     if (checkpoint_open(&c, path, err, sizeof err)) goto failed;

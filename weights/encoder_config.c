@@ -58,8 +58,10 @@ static void read_shape(struct reader *r, struct encoder_config *config) {
     if (r->status) return;
     config->head_dim = config->hidden / config->n_heads;
     if (config->hidden % config->n_heads || config->head_dim > MAX_HEAD)
-        refuse(r, STATUS_UNSUPPORTED, "hidden_size: expected a multiple of the %d attention heads and at most %d times "
-               "as many, found %d", config->n_heads, MAX_HEAD, config->hidden);
+        refuse(r, STATUS_UNSUPPORTED,
+               "hidden_size: expected a multiple of the %d attention heads and at most %d times "
+               "as many, found %d",
+               config->n_heads, MAX_HEAD, config->hidden);
 }
 
 /* What changes the mathematics and is not built. */
@@ -120,8 +122,10 @@ static int read_pooling(struct encoder_config *config, const char *folder, const
     snprintf(name, sizeof name, "%s%sconfig.json", module, *module ? "/" : "");
     open_beside(&r, &root, path, folder, name, err, err_bytes);
     if (r.status == STATUS_NOT_FOUND)
-        r.status = fail(err, err_bytes, STATUS_INVALID, "%s: expected the pooling that modules.json names, found no "
-                        "such file; download the model again", path);
+        r.status = fail(err, err_bytes, STATUS_INVALID,
+                        "%s: expected the pooling that modules.json names, found no "
+                        "such file; download the model again",
+                        path);
     const char *mode = r.status ? "" : read_string(&r, "pooling_mode", "");
     int n = 0, pooling = -1;
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds && !r.status; i++)
@@ -132,7 +136,9 @@ static int read_pooling(struct encoder_config *config, const char *folder, const
     const int width = r.status ? 0 : (int)read_int(&r, "word_embedding_dimension", 1, MAX_COUNT, config->hidden);
     if (!r.status && (n != 1 || pooling < 0))
         refuse(&r, STATUS_UNSUPPORTED, "expected pooling by the CLS token or by the mean of all tokens, found %s",
-               n > 1 ? "several at once" : *mode ? json_quote(mode, found, sizeof found) : "another one");
+               n > 1   ? "several at once"
+               : *mode ? json_quote(mode, found, sizeof found)
+                       : "another one");
     if (!r.status && width != config->hidden)
         refuse(&r, STATUS_INVALID, "word_embedding_dimension: expected hidden_size, %d, found %d", config->hidden,
                width);
@@ -142,8 +148,8 @@ static int read_pooling(struct encoder_config *config, const char *folder, const
 }
 
 /* One module: "Transformer", then "Pooling", then perhaps "Normalize"; the last word of its type counts. */
-static int read_module(struct encoder_config *config, const char *folder, const cJSON *module, int i,
-                       const char *path, char *err, size_t err_bytes) {
+static int read_module(struct encoder_config *config, const char *folder, const cJSON *module, int i, const char *path,
+                       char *err, size_t err_bytes) {
     static const char *const expected[] = {"Transformer", "Pooling", "Normalize"};
     char shown[128], sentence[ERR_BYTES];
     const char *type = "", *where = "";
@@ -155,7 +161,8 @@ static int read_module(struct encoder_config *config, const char *folder, const 
     if (i >= 3 || strcmp(word, expected[i]))
         return fail(err, err_bytes, STATUS_UNSUPPORTED,
                     "%s: module %d: expected %s, found \"%s\"; encoders are a Transformer, a Pooling and perhaps a "
-                    "Normalize", path, i, i < 3 ? expected[i] : "none", json_quote(type, shown, sizeof shown));
+                    "Normalize",
+                    path, i, i < 3 ? expected[i] : "none", json_quote(type, shown, sizeof shown));
     if (!path_is_valid(where))
         return fail(err, err_bytes, STATUS_INVALID, "%s: module %d: expected a path inside the folder, found \"%s\"",
                     path, i, json_quote(where, shown, sizeof shown));

@@ -1,7 +1,7 @@
 /* tensor_table.h - private to weights/: tables of tensor names and shapes, and the check of a checkpoint against one.
  *
- * A table's row is one tensor, or one for each layer where its name has a '*'. A shape is one word per dimension, a word
- * being a product of letters: "HD C" is [H * D, C]. */
+ * A table's row is one tensor, or one for each layer where its name has a '*'. A shape is one word per dimension, a
+ * word being a product of letters: "HD C" is [H * D, C]. */
 #pragma once
 
 #include "kernels/status.h"

@@ -1,9 +1,10 @@
 /* weights.h - checkpoints: from a folder in Hugging Face layout to validated tensors and a model configuration.
  *
  * Owns: finding the folder, config.json, generation_config.json, sentence-transformers' files, safetensors by mmap, and
- * the check that exactly the tensors which the architecture needs are there with the right shapes. Knows no engine and no device. Every number
- * read from a file is untrusted until it has been checked here; each failure is one sentence that names the file or
- * tensor, what was expected and what was found. Called at start-up by one thread; afterwards read-only.
+ * the check that exactly the tensors which the architecture needs are there with the right shapes. Knows no engine and
+ * no device. Every number read from a file is untrusted until it has been checked here; each failure is one sentence
+ * that names the file or tensor, what was expected and what was found. Called at start-up by one thread; afterwards
+ * read-only.
  *
  * Format sources: https://github.com/huggingface/safetensors#format and transformers' configuration_qwen2/qwen3. */
 #pragma once

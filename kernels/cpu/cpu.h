@@ -94,8 +94,8 @@ void CPU(embed_sum)(struct exec *e, void *x, const struct matrix *word, const st
 void CPU(layer_norm)(struct exec *e, void *out, const void *x, const void *residual, const void *weight,
                      const void *bias, int T, int C, float eps);
 void CPU(gelu)(struct exec *e, void *x, int T, int F);
-void CPU(pool)(struct exec *e, float *out, const void *x, const struct ragged *texts, int C, enum pooling pooling,
-               bool normalize);
+void CPU(pool_texts)(struct exec *e, float *out, const void *x, const struct ragged *texts, int C,
+                     enum pooling pooling, bool normalize);
 void CPU(silu_mul)(struct exec *e, void *out, const void *gate_up, int T, int F);
 void CPU(add)(struct exec *e, void *residual, const void *h, int T, int C);
 unsigned CPU(sample_set)(struct exec *e, const struct sample_params *params, int R, int V);

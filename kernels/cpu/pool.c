@@ -39,7 +39,7 @@ static float length(const float *v, size_t C) {
     return sqrtf(vf_sum(s) + rest);
 }
 
-static void pool_texts(void *arg, struct share *share) {
+static void pool_some(void *arg, struct share *share) {
     const struct pool *o = arg;
     const int32_t *start = o->texts->start;
     enum dtype act = o->e->options.dtype;
@@ -59,9 +59,9 @@ static void pool_texts(void *arg, struct share *share) {
         }
 }
 
-void CPU(pool)(struct exec *e, float *out, const void *x, const struct ragged *texts, int C, enum pooling pooling,
-               bool normalize) {
+void CPU(pool_texts)(struct exec *e, float *out, const void *x, const struct ragged *texts, int C,
+                     enum pooling pooling, bool normalize) {
     struct pool o = {.e = e, .out = out, .x = x, .texts = texts, .C = (size_t)C, .pooling = pooling,
                      .normalize = normalize};
-    parallel(e, texts->B, 1, pool_texts, &o);
+    parallel(e, texts->B, 1, pool_some, &o);
 }

@@ -62,11 +62,6 @@ template <int D, bool F8> static size_t smem_bytes(bool bias) {
     return WARPS * sizeof(struct warp_smem<D, F8>) + sizeof(struct block_smem) + (bias ? WARPS * BIAS_PAIRS<D> * 8 : 0);
 }
 
-/* Where 16-byte segment `segment` of row `row` lies: any 8 consecutive rows' same segment covers all banks. */
-template <int BYTES> __device__ static inline int swizzled(int row, int segment) {
-    return row * BYTES + ((segment ^ (BYTES >= 128 ? row & 7 : row >> 1 & 3)) << 4);
-}
-
 /* ---- instructions --------------------------------------------------------------------------------------------------
  */
 
@@ -128,12 +123,6 @@ __device__ static inline uint32_t widen_e4m3(uint32_t pair) {
     return bits;
 }
 
-__device__ static inline float exp2_fast(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
 /* ---- folding -------------------------------------------------------------------------------------------------------
  */
 
@@ -145,7 +134,7 @@ struct weights {
 };
 __device__ static inline struct weights fold(float &m, float &l, float m2, float l2) {
     const float to = fmaxf(m, m2);
-    const struct weights w = {exp2_fast(m - to), exp2_fast(m2 - to)};
+    const struct weights w = {power_of_two(m - to), power_of_two(m2 - to)};
     l = __fmaf_rn(l, w.keep, __fmul_rn(l2, w.take));
     m = to;
     return w;
@@ -488,7 +477,7 @@ __device__ static inline void softmax_leaf(uint32_t (*p)[2], struct weights w[2]
         for (int t = 0; t < LEAF / 16; t++)
 #pragma unroll
             for (int j = i; j < 4; j += 2) {
-                s.x[t][j] = exp2_fast(__fadd_rn(s.x[t][j], -most));
+                s.x[t][j] = power_of_two(__fadd_rn(s.x[t][j], -most));
                 sum += s.x[t][j];
                 if (F8) s.x[t][j] *= s.v_scale[t][j / 2];
             }

@@ -1,5 +1,5 @@
 /* attention_prefill.cu - attention of the sequences that have more than one token in the step, on Hopper's tensor
- * cores.
+ * cores; and of whole texts to themselves (attention_full).
  *
  *     o[t, h] = softmax(q[t, h] K' / sqrt(D)) V over positions 0 .. positions[t], K and V those of head h / (H / K)
  *
@@ -22,11 +22,15 @@
  * KV of e4m3: the warpgroup that loads widens it, through registers, to the same tiles: e4m3 times its scale, and with
  * a k_bias its turned share, rounded to act as a cache of act dtype would hold it.
  *
+ * Texts: Q, K and V are columns of the step's own rows [T, 3 H D], which TMA loads as it does Q; every row sees all of
+ * its text, so only a text's last tile is masked. D is 64, which makes a tile of K one box.
+ *
  * Reads K and V of a unit's context from the L2, 4 D bytes a position (2 D of e4m3). FLOP: 4 D for each pair of a row
  * and a position that it sees, summed in fp32. Order: tiles lie at absolute positions, and one that a row does not see
  * changes none of its bits, so a row's result depends neither on how a prompt was cut into steps nor on who shares the
  * unit. */
 #include "kernels/cuda/hopper.cuh"
+#include "kernels/cuda/warp.cuh"
 
 enum {
     ROWS = 128,
@@ -37,10 +41,11 @@ enum {
     N_CONSUMER_WARPS = 8,
     FAR = 8, /* in powers of two: those of act stay below 2^8 */
 };
+enum kv_kind { KV_ACT, KV_E4M3, KV_E4M3_BIAS, KV_TEXTS }; /* the last: no cache, but the step's own rows */
 
 struct prefill {
     void *o;                                           /* [T, H*D] act */
-    const int32_t *query_start, *kv_len, *block_table; /* as struct batch */
+    const int32_t *query_start, *kv_len, *block_table; /* as struct batch; texts: start, and no others */
     int first, B, max_blocks;                          /* sequences first .. B-1 */
     int H, group;                                      /* group: H / K */
     unsigned P;
@@ -89,15 +94,6 @@ static_assert(N_BARRIERS * 8 + 4 <= 128, "barriers, and the number of tiles");
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-__device__ static inline uint32_t pack(float low, float high, __nv_bfloat16) {
-    const __nv_bfloat162 x = __floats2bfloat162_rn(low, high);
-    return *(const uint32_t *)&x;
-}
-__device__ static inline uint32_t pack(float low, float high, __half) {
-    const __half2 x = __floats2half2_rn(low, high);
-    return *(const uint32_t *)&x;
-}
-
 /* The low or the high 16 bits of a pair. */
 __device__ static inline float unpack(uint32_t pair, int high, __nv_bfloat16) {
     return __uint_as_float(high ? pair & 0xffff0000u : pair << 16);
@@ -108,7 +104,13 @@ __device__ static inline float unpack(uint32_t pair, int high, __half) {
 
 /* ---- the plan: which tiles there are, the heaviest first --------------------------------------------------------- */
 
+/* The last tile of positions that a row of this tile sees. */
+template <enum kv_kind KV> __device__ static inline int last_tile(const struct prefill_tile &tile) {
+    return ((KV == KV_TEXTS ? tile.kv_len : tile.position + tile.n_rows) - 1) / KEYS;
+}
+
 /* Called by all threads; scratch [2, MAX_TILES]. Returns how many tiles there are. */
+template <enum kv_kind KV>
 __device__ static int plan_tiles(struct prefill_tile *tiles, int *scratch, int *count, const struct prefill &a) {
     int *names = scratch, *cost = scratch + MAX_TILES; /* name: sequence, index of the tile in it */
     const int lane = threadIdx.x % 32;
@@ -133,16 +135,18 @@ __device__ static int plan_tiles(struct prefill_tile *tiles, int *scratch, int *
     for (int pass = 0; pass < 2; pass++) {
         for (int i = threadIdx.x; i < n; i += THREADS) {
             const int b = names[i] >> 16, row = (names[i] & 0xffff) * ROWS;
-            const int start = a.query_start[b], length = a.query_start[b + 1] - start, kv_len = a.kv_len[b];
+            const int start = a.query_start[b], length = a.query_start[b + 1] - start;
+            const int kv_len = KV == KV_TEXTS ? length : a.kv_len[b];
             const int n_rows = min(length - row, (int)ROWS), position = kv_len - length + row;
-            const int my_cost = (position + n_rows + KEYS - 1) / KEYS;
+            const struct prefill_tile tile = {start + row, position, kv_len, (uint16_t)b, (uint16_t)n_rows};
+            const int my_cost = last_tile<KV>(tile) + 1;
             if (pass == 0) {
                 cost[i] = my_cost;
                 continue;
             }
             int rank = 0;
             for (int j = 0; j < n; j++) rank += cost[j] > my_cost || (cost[j] == my_cost && j < i);
-            tiles[rank] = {start + row, position, kv_len, (uint16_t)b, (uint16_t)n_rows};
+            tiles[rank] = tile;
         }
         __syncthreads();
     }
@@ -180,7 +184,7 @@ __device__ static void load_units(const CUtensorMap *q_map, const CUtensorMap *k
     unsigned n_loaded = 0; /* tiles so far */
     for (int i = 0, unit; (unit = unit_of(i, n_units)) >= 0; i++) {
         const struct prefill_tile tile = tiles[unit / a.H];
-        const int h = unit % a.H, last = (tile.position + tile.n_rows - 1) / KEYS;
+        const int h = unit % a.H, last = last_tile<KV_ACT>(tile);
         const int head_row = a.layer_row + h / a.group * a.head_rows + (VALUES ? a.value_rows : 0);
         const int32_t *table = a.block_table + (size_t)tile.b * a.max_blocks;
         /* Of this lane's box of tile n; below 0 where there is nothing to read. */
@@ -198,6 +202,32 @@ __device__ static void load_units(const CUtensorMap *q_map, const CUtensorMap *k
             __syncwarp();
             if (lane < n_boxes) tma_load_4d(to + stage * at::TILE, kv_map, full + stage * 8, 0, row, 0, 0);
             if (!VALUES && n == last) load_query<D>(q_map, tile, h, i, smem, barriers);
+        }
+    }
+}
+
+/* The same of texts: a tile is one box of the map that Q comes from. */
+template <int D, bool VALUES>
+__device__ static void load_texts(const CUtensorMap *map, const struct prefill &a, const struct prefill_tile *tiles,
+                                  int n_units, uint32_t smem, uint32_t barriers) {
+    typedef struct prefill_smem<D> at;
+    const int lane = threadIdx.x % 32;
+    const uint32_t full = barriers + (VALUES ? V_FULL : K_FULL) * 8,
+                   empty = barriers + (VALUES ? V_EMPTY : K_EMPTY) * 8, to = smem + (VALUES ? at::V : at::K);
+    unsigned n_loaded = 0; /* tiles so far */
+    for (int i = 0, unit; (unit = unit_of(i, n_units)) >= 0; i++) {
+        const struct prefill_tile tile = tiles[unit / a.H];
+        const int h = unit % a.H, last = last_tile<KV_TEXTS>(tile);
+        const int column = ((VALUES ? 2 : 1) * a.H + h) * D, start = tile.token - tile.position;
+        for (int n = last; n >= 0; n--, n_loaded++) {
+            const int stage = n_loaded % STAGES;
+            mbarrier_wait(empty + stage * 8, n_loaded / STAGES % 2 ^ 1);
+            if (lane == 0) {
+                mbarrier_expect(full + stage * 8, at::TILE);
+                tma_load_2d(to + stage * at::TILE, map, full + stage * 8, column, start + n * KEYS);
+            }
+            __syncwarp();
+            if (!VALUES && n == last) load_query<D>(map, tile, h, i, smem, barriers);
         }
     }
 }
@@ -251,7 +281,7 @@ __device__ static void widen_units(const CUtensorMap *q_map, const struct prefil
     uint4 raw[2 * STEPS];
     for (int i = 0, unit; (unit = unit_of(i, n_units)) >= 0; i++) {
         const struct prefill_tile tile = tiles[unit / a.H];
-        const int h = unit % a.H, last = (tile.position + tile.n_rows - 1) / KEYS;
+        const int h = unit % a.H, last = last_tile<KV_E4M3>(tile);
         const size_t head = (size_t)(h / a.group) * a.P;
         const int32_t *table = a.block_table + (size_t)tile.b * a.max_blocks;
         const char *k = a.layer + head * D + d, *k_scales = a.layer + a.scale_bytes + head * sizeof(float);
@@ -321,12 +351,6 @@ __device__ static void widen_units(const CUtensorMap *q_map, const struct prefil
 }
 
 /* ---- the warpgroups that compute --------------------------------------------------------------------------------- */
-
-__device__ static inline float power_of_two(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
 
 /* The tile's maxima decide on what the powers of this thread's two rows refer to: `from`, the scaled score that becomes
  * 2^0. It moves only when a maximum is more than FAR beyond it (a row's own affair, so bits stay those of the row),
@@ -429,7 +453,7 @@ __device__ static inline void store_output(char *stage, const float (&o)[D / 2],
     __syncwarp(); /* read before the next unit's rows come */
 }
 
-template <typename A, int D, bool ZERO>
+template <typename A, int D, enum kv_kind KV>
 __device__ static void compute_units(const struct prefill &a, const struct prefill_tile *tiles, int n_units,
                                      char *smem_p, uint32_t smem, uint32_t barriers) {
     typedef struct prefill_smem<D> at;
@@ -447,10 +471,12 @@ __device__ static void compute_units(const struct prefill &a, const struct prefi
         const struct prefill_tile tile = tiles[unit / a.H];
         float s[64], o[D / 2], max[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0}, keep[2], from[2];
         uint32_t p[32];
-        int n = __shfl_sync(0xffffffffu, (tile.position + tile.n_rows - 1) / KEYS, 0); /* the compiler sees: uniform */
+        int n = __shfl_sync(0xffffffffu, last_tile<KV>(tile), 0); /* the compiler sees: uniform */
         auto mask_tile = [&]() {
-            if (n * KEYS + KEYS - 1 <= tile.position + group * 64) return; /* every row sees it whole */
-            const int seen = tile.position + first_row + 1 - n * KEYS - lane % 4 * 2, both[2] = {seen, seen + 8};
+            if ((n + 1) * KEYS <= (KV == KV_TEXTS ? tile.kv_len : tile.position + group * 64 + 1))
+                return; /* every row sees it whole */
+            const int seen = (KV == KV_TEXTS ? tile.kv_len : tile.position + first_row + 1) - n * KEYS - lane % 4 * 2;
+            const int both[2] = {seen, KV == KV_TEXTS ? seen : seen + 8};
             mask(s, both);
         };
 #pragma unroll
@@ -467,7 +493,7 @@ __device__ static void compute_units(const struct prefill &a, const struct prefi
         powers<0>(s, sum, from, a.scale);
         powers<1>(s, sum, from, a.scale);
         pack_powers<A>(p, s);
-        if (ZERO && (n + 1) * KEYS > tile.kv_len) { /* both warpgroups write the same zeros, each before its own use */
+        if ((KV == KV_ACT || KV == KV_TEXTS) && (n + 1) * KEYS > tile.kv_len) { /* both warpgroups write the same zeros, each before its own use */
             full(V_FULL, n_v);
             for (int j = threadIdx.x % 128; j < ((n + 1) * KEYS - tile.kv_len) * (D / 8); j += 128) {
                 const int row = KEYS - 1 - j / (D / 8), chunk = j % (D / 8);
@@ -516,8 +542,6 @@ __device__ static void compute_units(const struct prefill &a, const struct prefi
 
 #endif
 
-enum kv_kind { KV_ACT, KV_E4M3, KV_E4M3_BIAS };
-
 template <typename A, int D, enum kv_kind KV>
 __global__ static void __launch_bounds__(THREADS, 1)
     prefill_kernel(const __grid_constant__ CUtensorMap q_map, const __grid_constant__ CUtensorMap kv_map,
@@ -526,6 +550,7 @@ __global__ static void __launch_bounds__(THREADS, 1)
     typedef struct prefill_smem<D> at;
     extern __shared__ __align__(1024) char smem_p[];
     const uint32_t smem = smem_address(smem_p), barriers = smem + at::BARRIERS;
+    constexpr bool by_hand = KV == KV_E4M3 || KV == KV_E4M3_BIAS;
     struct prefill_tile *tiles = (struct prefill_tile *)(smem_p + at::TILES);
     pdl_trigger();
     if (threadIdx.x == 0) {
@@ -534,27 +559,30 @@ __global__ static void __launch_bounds__(THREADS, 1)
         tma_prefetch_map(&kv_map);
         for (int i = 0; i < N_BARRIERS; i++) {
             const bool by_consumers = i == Q_EMPTY || (i >= K_EMPTY && i < V_FULL) || i >= V_EMPTY;
-            const bool widened = KV != KV_ACT && (i == K_FULL || i == K_FULL + 1 || i == V_FULL || i == V_FULL + 1);
+            const bool widened = by_hand && (i == K_FULL || i == K_FULL + 1 || i == V_FULL || i == V_FULL + 1);
             mbarrier_init(barriers + i * 8, by_consumers ? N_CONSUMER_WARPS : widened ? 128 : 1);
         }
         mbarrier_init_fence();
     }
     pdl_wait();
     const int n_units =
-        a.H * plan_tiles(tiles, (int *)(smem_p + at::O), (int *)(smem_p + at::BARRIERS + N_BARRIERS * 8), a);
+        a.H * plan_tiles<KV>(tiles, (int *)(smem_p + at::O), (int *)(smem_p + at::BARRIERS + N_BARRIERS * 8), a);
     /* Registers: 65536 / 128 less what 168 a thread at the start leaves over: 504 for the three. */
-    constexpr int FOR_LOADS = KV == KV_ACT ? 40 : 120, FOR_COMPUTE = (504 - FOR_LOADS) / 2;
+    constexpr int FOR_LOADS = by_hand ? 120 : 40, FOR_COMPUTE = (504 - FOR_LOADS) / 2;
     if (threadIdx.x >= 256) {
         registers_shrink<FOR_LOADS>();
-        if constexpr (KV != KV_ACT)
+        if constexpr (by_hand) {
             widen_units<A, D, KV == KV_E4M3_BIAS>(&q_map, a, tiles, n_units, smem_p, smem, barriers);
-        else if (threadIdx.x < 288)
-            load_units<D, false>(&q_map, &kv_map, a, tiles, n_units, smem, barriers);
-        else if (threadIdx.x < 320)
-            load_units<D, true>(&q_map, &kv_map, a, tiles, n_units, smem, barriers);
+        } else if constexpr (KV == KV_TEXTS) {
+            if (threadIdx.x < 288) load_texts<D, false>(&q_map, a, tiles, n_units, smem, barriers);
+            else if (threadIdx.x < 320) load_texts<D, true>(&q_map, a, tiles, n_units, smem, barriers);
+        } else {
+            if (threadIdx.x < 288) load_units<D, false>(&q_map, &kv_map, a, tiles, n_units, smem, barriers);
+            else if (threadIdx.x < 320) load_units<D, true>(&q_map, &kv_map, a, tiles, n_units, smem, barriers);
+        }
     } else {
         registers_grow<FOR_COMPUTE>();
-        compute_units<A, D, KV == KV_ACT>(a, tiles, n_units, smem_p, smem, barriers);
+        compute_units<A, D, KV>(a, tiles, n_units, smem_p, smem, barriers);
     }
 #endif
 }
@@ -625,5 +653,36 @@ bool cuda__attention_prefill(struct exec *e, void *o, const void *q, const struc
     if (act == DTYPE_BF16 && l->D == 64) launch_kind<__nv_bfloat16, 64>(e, &a, q, kv, batch->T);
     if (act == DTYPE_F16 && l->D == 128) launch_kind<__half, 128>(e, &a, q, kv, batch->T);
     if (act == DTYPE_F16 && l->D == 64) launch_kind<__half, 64>(e, &a, q, kv, batch->T);
+    return true;
+}
+
+/* ---- texts ------------------------------------------------------------------------------------------------------- */
+
+template <typename A> static void launch_texts(struct exec *e, const struct prefill *a, const void *qkv, int T) {
+    enum { D = 64 };
+    const cuuint64_t dims[] = {3 * (cuuint64_t)a->H * D, (cuuint64_t)T}, strides[] = {3 * (cuuint64_t)a->H * D * 2};
+    const cuuint32_t box[] = {64, ROWS};
+    static_assert((int)ROWS == (int)KEYS, "one box for Q, K and V");
+    CUtensorMap map;
+    if (!tensor_map(e, &map, 2, 2, qkv, dims, strides, box)) return;
+    const int n_units = (T / ROWS + a->B) * a->H, n_sms = cuda_of(e)->n_sms;
+    cuda_allow_smem(e, prefill_kernel<A, D, KV_TEXTS>, prefill_smem<D>::BYTES);
+    cuda_launch(e, (prefill_kernel<A, D, KV_TEXTS>), n_units < n_sms ? n_units : n_sms, THREADS, prefill_smem<D>::BYTES,
+                map, map, *a);
+}
+
+bool cuda__attention_texts(struct exec *e, void *o, const void *qkv, const struct ragged *texts, int H, int D) {
+    const enum dtype act = e->options.dtype;
+    if (!cuda_of(e)->hopper || act == DTYPE_F32 || D != 64 || texts->T / ROWS + texts->B > MAX_TILES) return false;
+    const struct prefill a = {
+        .o = o,
+        .query_start = texts->start,
+        .B = texts->B,
+        .H = H,
+        .group = 1,
+        .scale = 1.44269504f / sqrtf((float)D),
+    };
+    if (act == DTYPE_BF16) launch_texts<__nv_bfloat16>(e, &a, qkv, texts->T);
+    else launch_texts<__half>(e, &a, qkv, texts->T);
     return true;
 }

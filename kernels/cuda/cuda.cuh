@@ -148,10 +148,19 @@ void cuda__embed(struct exec *e, void *x, const int32_t *tokens, const int32_t *
 void cuda__gather_rows(struct exec *e, void *out, const void *x, const int32_t *rows, int R, int C);
 void cuda__silu_mul(struct exec *e, void *out, const void *gate_up, int T, int F);
 void cuda__add(struct exec *e, void *residual, const void *h, int T, int C);
+void cuda__embed_sum(struct exec *e, void *x, const struct matrix *word, const struct matrix *position, const void *type,
+                     const struct ragged *texts);
+void cuda__gelu(struct exec *e, void *x, int T, int F);
 void cuda__fill_random(struct exec *e, void *p, enum dtype dtype, size_t n, float mean, float spread, uint64_t seed);
 
 /* norm.cu */
 void cuda__rms_norm(struct exec *e, void *out, const void *h, const void *weight, int T, int C, float eps);
+
+/* layer_norm.cu, pool.cu */
+void cuda__layer_norm(struct exec *e, void *out, const void *x, const void *residual, const void *weight,
+                      const void *bias, int T, int C, float eps);
+void cuda__pool_texts(struct exec *e, float *out, const void *x, const struct ragged *texts, int C,
+                      enum pooling pooling, bool normalize);
 
 /* rope.cu */
 void cuda__qk_norm_rope_store(struct exec *e, void *q, const struct kv_cache *kv, int layer, const void *qkv,
@@ -168,6 +177,12 @@ bool cuda__attention_prefill(struct exec *e, void *o, const void *q, const struc
                              const void *k_bias, const struct rope *rope, const struct batch *batch, int H);
 void cuda__attention_simple(struct exec *e, void *o, const void *q, const struct kv_cache *kv, int layer, const void *k_bias,
                             const struct rope *rope, const struct batch *batch, int H, int first_token, int n_tokens);
+
+/* attention_full.cu picks: attention_prefill.cu's kernel, which returns false for what it does not cover; its own; the
+ * simple one. */
+void cuda__attention_full(struct exec *e, void *o, const void *qkv, const struct ragged *texts, int H, int D);
+bool cuda__attention_texts(struct exec *e, void *o, const void *qkv, const struct ragged *texts, int H, int D);
+void cuda__attention_full_simple(struct exec *e, void *o, const void *qkv, const struct ragged *texts, int H, int D);
 
 /* attention_few.cu: qk_norm_rope_store and attention in one, where it covers both. */
 bool cuda__rope_attention(struct exec *e, void *o, void *q, const struct kv_cache *kv, int layer, const void *qkv,

@@ -1,13 +1,15 @@
-/* elementwise.cu - rows picked by an index, the gated activation, the residual add, and random tensors.
+/* elementwise.cu - rows picked by an index, activations, the residual add, and random tensors.
  *
  *     embed        x[t] = table[id]                      [T, C]; id = tokens[t], or sampled[-1 - tokens[t]] below 0
  *     gather_rows  out[r] = x[rows[r]]                   [R, C]
+ *     embed_sum    x[t] = round((word[tokens[t]] + type) + position[positions[t]])             [T, C]
  *     silu_mul     out = round(silu(gate)) * up          gate_up [T, 2F]: gate | up, out [T, F]
+ *     gelu         x = x (1 + erf(x / sqrt(2))) / 2      [T, F]
  *     add          residual = round(residual + h)        [T, C]
  *     fill_random  p[i] = mean + spread * u(seed, i)     [n]
  *
  * One thread makes one 16-byte piece of the output, or one element where rows are no whole number of pieces; a block
- * is 256 neighbours within a row (add, fill_random: within the tensor). Bytes: what the formulas read and write, once.
+ * is 256 neighbours within a row (gelu, add, fill_random: within the tensor). Bytes: what the formulas read and write, once.
  * No sums, so no order to keep. */
 #include "kernels/cuda/rows.cuh"
 #include "kernels/noise.h"
@@ -81,6 +83,60 @@ void cuda__embed(struct exec *e, void *x, const int32_t *tokens, const int32_t *
 
 void cuda__gather_rows(struct exec *e, void *out, const void *x, const int32_t *rows, int R, int C) {
     gather(e, out, x, rows, NULL, e->options.max_tokens, R, C);
+}
+
+/* ---- the embeddings of an encoder -------------------------------------------------------------------------------- */
+
+/* Element i of the table's row `id`, 0 where it has no such row. */
+template <typename A> __device__ static float row_element(const A *table, int id, int n_rows, int C, int i) {
+    return (unsigned)id < (unsigned)n_rows ? to_float(table[(size_t)id * C + i]) : 0;
+}
+
+template <typename A>
+__global__ static void sum_rows(A *x, const A *word, const A *position, const A *type, const int32_t *tokens,
+                                const int32_t *positions, int n_words, int n_positions, int C) {
+    pdl_trigger();
+    int t, i = my_unit(C, &t);
+    pdl_wait();
+    if (i >= C) return;
+    const float sum = row_element(word, tokens[t], n_words, C, i) + to_float(type[i]);
+    x[(size_t)t * C + i] = to_act<A>(sum + row_element(position, positions[t], n_positions, C, i));
+}
+
+/* An element a thread: it runs once in a step of a hundred kernels. */
+void cuda__embed_sum(struct exec *e, void *x, const struct matrix *word, const struct matrix *position,
+                     const void *type, const struct ragged *texts) {
+    const int T = texts->T, C = word->cols;
+    WITH_ACT(e->options.dtype,
+             cuda_launch(e, sum_rows<A>, blocks(T, C), THREADS, 0, (A *)x, (const A *)word->data,
+                         (const A *)position->data, (const A *)type, texts->tokens, texts->positions, word->rows,
+                         position->rows, C));
+}
+
+/* ---- gelu -------------------------------------------------------------------------------------------------------- */
+
+__device__ static float gelu_one(float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678f)); }
+
+/* The tensor as one row of n elements; the last thread of pieces has what makes no whole one. */
+template <typename A> __global__ static void gelu_pieces(A *x, size_t n) {
+    pdl_trigger();
+    pdl_wait();
+    const size_t first = ((size_t)blockIdx.x * THREADS + threadIdx.x) * piece<A>::N;
+    if (first + piece<A>::N <= n) {
+        piece<A> y;
+        y.bits = *(const uint4 *)(x + first);
+#pragma unroll
+        for (int j = 0; j < piece<A>::N; j++) y.at[j] = to_act<A>(gelu_one(to_float(y.at[j])));
+        *(uint4 *)(x + first) = y.bits;
+        return;
+    }
+    for (size_t i = first; i < n; i++) x[i] = to_act<A>(gelu_one(to_float(x[i])));
+}
+
+void cuda__gelu(struct exec *e, void *x, int T, int F) {
+    const size_t n = (size_t)T * F;
+    WITH_ACT(e->options.dtype, const size_t unit = (size_t)THREADS * piece<A>::N; cuda_launch(
+                 e, gelu_pieces<A>, (unsigned)((n + unit - 1) / unit), THREADS, 0, (A *)x, n));
 }
 
 /* ---- silu_mul ---------------------------------------------------------------------------------------------------- */

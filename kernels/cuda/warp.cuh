@@ -22,6 +22,28 @@ template <int PENDING> __device__ static inline void copies_wait(void) {
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
 
+/* Where 16-byte segment `segment` of row `row` of BYTES lies: any 8 consecutive rows' same segment covers all banks. */
+template <int BYTES> __device__ static inline int swizzled(int row, int segment) {
+    return row * BYTES + ((segment ^ (BYTES >= 128 ? row & 7 : row >> 1 & 3)) << 4);
+}
+
+/* Two numbers as a pair of A. */
+__device__ static inline uint32_t pack(float low, float high, __nv_bfloat16) {
+    const __nv_bfloat162 x = __floats2bfloat162_rn(low, high);
+    return *(const uint32_t *)&x;
+}
+__device__ static inline uint32_t pack(float low, float high, __half) {
+    const __half2 x = __floats2half2_rn(low, high);
+    return *(const uint32_t *)&x;
+}
+
+/* 2^x, to 2 ulp. */
+__device__ static inline float power_of_two(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 /* Four 8 x 8 matrices of 16-bit elements: of lanes 8 i .. 8 i + 7, each has the address of a row of matrix i. A lane
  * gets 2 elements of row lane / 4 of each; transposed: of column lane / 4. */
 __device__ static inline void load_matrices(uint32_t r[4], uint32_t at) {

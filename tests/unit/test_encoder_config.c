@@ -26,7 +26,9 @@ static int remove_one(const char *path, const struct stat *st, int flag, struct 
     return remove(path);
 }
 
-static void teardown(void) { nftw(folder, remove_one, 8, FTW_DEPTH | FTW_PHYS); }
+static void teardown(void) {
+    nftw(folder, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+}
 
 TestSuite(encoder_config, .init = setup, .fini = teardown);
 
@@ -134,7 +136,7 @@ Test(encoder_config, refusals) {
 #define MODULE(type, path)                                                                                             \
     "{\"idx\":0,\"name\":\"0\",\"path\":\"" path "\",\"type\":\"sentence_transformers.models." type "\"}"
 #define MODULES(pooling) "[" MODULE("Transformer", "") "," pooling "]"
-#define POOLING MODULE("Pooling", "1_Pooling")
+#define POOLING          MODULE("Pooling", "1_Pooling")
 
 Test(encoder_config, modules) {
     write_file("1_Pooling/config.json", "{\"word_embedding_dimension\":64,\"pooling_mode_cls_token\":true,"

@@ -178,11 +178,11 @@ static void pools(struct exec *e) {
         for (int i = 0; i < C; i++) put(&x, (size_t)i, 0); /* of the first text: no length to divide by */
         for (int kind = 0; kind < 4; kind++) {
             const enum pooling pooling = kind / 2 ? POOLING_MEAN : POOLING_CLS;
-            pool(e, out.data, x.data, &texts.ragged, C, pooling, kind % 2);
+            pool_texts(e, out.data, x.data, &texts.ragged, C, pooling, kind % 2);
             for (int b = 0; b < B; b++)
                 check_pool((float *)out.data + (size_t)b * C, &x, &texts, b, C, pooling, kind % 2);
             struct test_texts one = texts_new(lengths + B - 1, 1, 1);
-            pool(e, alone.data, last.data, &one.ragged, C, pooling, kind % 2);
+            pool_texts(e, alone.data, last.data, &one.ragged, C, pooling, kind % 2);
             cr_assert_arr_eq(alone.data, (float *)out.data + (size_t)(B - 1) * C, (size_t)C * sizeof(float));
             texts_free(&one);
         }
