@@ -25,7 +25,8 @@ static void out_base64(struct out *out, const unsigned char *data, size_t bytes)
     static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     for (size_t i = 0; i < bytes; i += 3) {
         const size_t n = bytes - i < 3 ? bytes - i : 3;
-        const uint32_t b = (uint32_t)data[i] << 16 | (n > 1 ? (uint32_t)data[i + 1] << 8 : 0) | (n > 2 ? data[i + 2] : 0);
+        const uint32_t b =
+            (uint32_t)data[i] << 16 | (n > 1 ? (uint32_t)data[i + 1] << 8 : 0) | (n > 2 ? data[i + 2] : 0);
         const char quad[4] = {digits[b >> 18], digits[b >> 12 & 63], n > 1 ? digits[b >> 6 & 63] : '=',
                               n > 2 ? digits[b & 63] : '='};
         out_bytes(out, quad, sizeof quad);

@@ -82,7 +82,7 @@ static int submit(struct choice *choice, char *err, size_t err_bytes) {
         .salt = auth_salt(c->server->auth, c->tenant, c->request.cache_salt),
         .user = choice,
         .embedding = c->vectors ? c->vectors + (size_t)choice->index * C : NULL,
-        .admitted = c->vectors && choice->index, /* all of a call's texts, or none: a batch may be longer than the queue */
+        .admitted = c->vectors && choice->index, /* a batch of texts may be longer than the queue */
     };
     params.sampling.seed += (uint64_t)(choice->index % c->request.n); /* n answers to one question differ */
     int status = engine_submit(c->model->engine, &params, &choice->engine_id, err, err_bytes);

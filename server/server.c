@@ -274,9 +274,8 @@ static void announce(const struct server *s, const struct server_model *m, doubl
     else
         snprintf(address, sizeof address, strchr(h->host, ':') ? "http://[%s]:%d" : "http://%s:%d", h->host,
                  http_port(s->http));
-    log_message(&s->log, LOG_INFO,
-                "ready in %.2f s: %s serves %s%s (%s weights, %s, max-model-len %d, %s)", seconds, address,
-                json_quote(m->names[0], name, sizeof name), show_roles(m->options->roles, roles),
+    log_message(&s->log, LOG_INFO, "ready in %.2f s: %s serves %s%s (%s weights, %s, max-model-len %d, %s)", seconds,
+                address, json_quote(m->names[0], name, sizeof name), show_roles(m->options->roles, roles),
                 show_bytes(info->weight_bytes, weights), show_capacity(info, alone, capacity), info->max_model_len,
                 info->backend);
     if (info->chat_template == CHAT_TEMPLATE_NONE && !info->is_encoder)

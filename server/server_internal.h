@@ -108,17 +108,17 @@ struct call {
     char *body;          /* owned copy while a worker reads it */
     size_t body_bytes;   /* 0: the body was read on the loop */
     uv_work_t work;
-    bool working;                     /* a worker has the call: `error` and what it prepares are the worker's */
-    void (*task)(struct call *c);     /* what it does there */
-    void (*answer)(struct call *c);   /* and what comes after it */
+    bool working;                   /* a worker has the call: `error` and what is prepared are the worker's then */
+    void (*task)(struct call *c);   /* what the worker does, or the loop */
+    void (*answer)(struct call *c); /* and what the loop does after it */
 
     enum api_kind kind;
     struct api_request request;
     struct api_error error; /* of the answer, when status is not 0 */
     struct ids *prompts;    /* owned [n_prompts]: what api_prepare made */
     int n_prompts;
-    bool opens_thinking;            /* the rendered prompt ends inside <think> */
-    struct out prepared;            /* the whole answer, where a worker may write it */
+    bool opens_thinking; /* the rendered prompt ends inside <think> */
+    struct out prepared; /* the whole answer, where a worker may write it */
 
     const struct api *api;            /* endpoints that ask a model */
     const struct server_model *model; /* NULL until the body said which of several */
@@ -234,8 +234,8 @@ void choice_take_tokens(struct choice *choice, const struct engine_event *event)
 /* ---- the endpoints ----------------------------------------------------------------------------------------------- */
 
 extern const struct api api_chat;        /* api_chat.c */
-extern const struct api api_embeddings;  /* api_embeddings.c */
 extern const struct api api_completions; /* api_completions.c */
+extern const struct api api_embeddings;  /* api_embeddings.c */
 
 void api_tokenize_write(const struct call *c, struct out *out); /* api_tokenize.c: may run on a worker */
 void api_detokenize_write(const struct call *c, struct out *out);
