@@ -9,7 +9,7 @@
 #include <assert.h>
 #include <math.h>
 
-/* Numbers above this are written on a worker: printf takes some 0.3 us for one, and other clients' streams should not
+/* Numbers above this are written on a worker: printf takes some 0.2 us for one, and other clients' streams should not
  * wait for more than a few milliseconds. */
 #define WORKER_FLOATS 8192
 
