@@ -175,6 +175,7 @@ struct request_params {
     int priority;   /* lower is earlier; only with POLICY_PRIORITY */
     uint64_t salt;  /* tenant and cache_salt: prefix blocks are shared only within one salt */
     void *user;     /* comes back with every event */
+    bool admitted;  /* one more of a group whose first request was taken: max_waiting does not count */
     float *embedding; /* engines of an encoder: [info.encoder.hidden], filled with the text's vector before
                        EVENT_FINISHED; stays alive until then. The prompt has the tokenizer's prefix and suffix, and
                        sampling is prompt_only. NULL for engines that generate */

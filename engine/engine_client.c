@@ -36,7 +36,7 @@ int engine_submit(struct engine *e, const struct request_params *params, uint64_
     if (status) return status;
     if (atomic_load(&e->deployment->stopping)) return fail(err, err_bytes, STATUS_CLOSED, "the engine is shutting down");
     const int bound = e->options.max_num_seqs + e->options.max_waiting;
-    if (e->options.max_waiting && e->n_live >= bound)
+    if (e->options.max_waiting && e->n_live >= bound && !params->admitted)
         return fail(err, err_bytes, STATUS_BUSY, "%d requests are running or waiting, and no more than %d may be",
                     e->n_live, bound);
     struct request *r;

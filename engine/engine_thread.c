@@ -199,7 +199,7 @@ static void land_embeddings(struct engine *e, int slot, double begin) {
     for (int i = 0; i < n; i++) {
         struct request *r = f->requests[i];
         r->t_first = now;
-        r->seq->reason = status ? FINISH_ERROR : FINISH_LENGTH;
+        r->seq->reason = status ? FINISH_ERROR : FINISH_STOP; /* as vLLM counts them: nothing was cut */
         if (status) snprintf(r->error, sizeof r->error, "%s", err);
         say_farewell(e, r);
     }

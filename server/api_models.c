@@ -6,11 +6,14 @@
 #include <stdio.h>
 #include <string.h>
 
-/* "`a`", "`a`, `b`": all names of all models, as far as they fit. */
-static const char *all_names(const struct server *s, char *buffer, size_t buffer_bytes) {
+enum kinds { GENERATORS = 1, ENCODERS = 2, ALL_KINDS = 3 };
+
+/* "`a`", "`a`, `b`": all names of all models of these kinds, as far as they fit. */
+static const char *all_names(const struct server *s, enum kinds kinds, char *buffer, size_t buffer_bytes) {
     size_t n = 0;
     for (int i = 0; i < s->n_models; i++)
-        for (int k = 0; k < s->models[i].n_names; k++) {
+        for (int k = 0; k < s->models[i].n_names && kinds & (s->models[i].info->is_encoder ? ENCODERS : GENERATORS);
+             k++) {
             char shown[128];
             const char *name = json_quote(s->models[i].names[k], shown, sizeof shown);
             if (n + strlen(name) + 5 > buffer_bytes) return buffer;
@@ -34,14 +37,25 @@ int api_model_find(const struct server *s, const char *name, const struct server
     char names[API_MESSAGE_BYTES / 2] = "", shown[128];
     if (!name && s->n_models > 1)
         return api_error_set(error, 400, "model", "model: expected the name of one of this server's models, %s",
-                             all_names(s, names, sizeof names));
+                             all_names(s, ALL_KINDS, names, sizeof names));
     const struct server_model *found = name ? find_model(s, name, own) : s->models;
     if (!found)
         return api_error_set(error, 404, "model", "The model `%s` does not exist; this server has %s.",
-                             json_quote(name, shown, sizeof shown), all_names(s, names, sizeof names));
+                             json_quote(name, shown, sizeof shown), all_names(s, ALL_KINDS, names, sizeof names));
     if (!name) *own = found->names[0];
     *model = found;
     return 0;
+}
+
+int api_model_check(const struct server *s, const struct server_model *model, const char *name, bool embeds,
+                    struct api_error *error) {
+    char names[API_MESSAGE_BYTES / 2] = "", shown[128];
+    if (model->info->is_encoder == embeds) return 0;
+    all_names(s, embeds ? ENCODERS : GENERATORS, names, sizeof names);
+    return api_error_set(error, 400, "model", "The model `%s` %s; %s%s.", json_quote(name, shown, sizeof shown),
+                         embeds ? "generates text, it does not turn texts into vectors"
+                                : "turns texts into vectors (/v1/embeddings), it does not generate text",
+                         *names ? "of this server's models these do: " : "no model of this server does", names);
 }
 
 static void out_card(const struct server *s, const struct server_model *m, const char *name, struct out *out) {

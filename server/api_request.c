@@ -104,6 +104,13 @@ static const struct field tokenize_fields[] = {
     {0},
 };
 
+static const struct field embedding_fields[] = {
+    FIELD("truncate_prompt_tokens", INT, truncate_prompt_tokens, -1, INT_MAX),
+    FIELD("add_special_tokens", BOOL, add_special_tokens, 0, 0),
+    FIELD("dimensions", INT, dimensions, 1, INT_MAX),
+    {0},
+};
+
 static int parse_field(struct api_request *r, const struct field *f, struct api_error *error) {
     void *place = (char *)r + f->offset;
     const char *string = NULL;
@@ -142,6 +149,22 @@ static int parse_fields(struct api_request *r, const struct field *fields, struc
     int status = 0;
     for (const struct field *f = fields; f->name && !status; f++) status = parse_field(r, f, error);
     return status;
+}
+
+/* A string that is one of `choices`, which ends with NULL; *chosen stays where it is absent. */
+static int parse_choice(struct api_request *r, const char *name, const char *const *choices, int *chosen,
+                        struct api_error *error) {
+    const cJSON *item = member(r->tree, name);
+    char expected[128] = "";
+    if (!item) return 0;
+    for (int i = 0, n = 0; choices[i]; i++) {
+        if (cJSON_IsString(item) && !strcmp(item->valuestring, choices[i])) {
+            *chosen = i;
+            return 0;
+        }
+        n += snprintf(expected + n, sizeof expected - (size_t)n, "%s\"%s\"", i ? " or " : "", choices[i]);
+    }
+    return wrong_type(error, name, expected, item);
 }
 
 /* ---- what is refused --------------------------------------------------------------------------------------------- */
@@ -464,26 +487,59 @@ static int parse_prompt(struct api_request *r, const cJSON *item, int vocab, con
     return parse_ids(item, param, vocab, &p->ids, &p->n_ids, error);
 }
 
-/* Completions: a text, an array of ids, or an array of either. */
-static int parse_prompts(struct api_request *r, int vocab, struct api_error *error) {
-    const cJSON *item = member(r->tree, "prompt"), *entry;
+/* Completions, embeddings: a text, an array of ids, or an array of either. */
+static int parse_prompts(struct api_request *r, int vocab, const char *param, struct api_error *error) {
+    const cJSON *item = member(r->tree, param), *entry;
     if (!item || (!cJSON_IsString(item) && !cJSON_IsArray(item)))
-        return wrong_type(error, "prompt", "a text, texts, or token ids", item);
+        return wrong_type(error, param, "a text, texts, or token ids", item);
     if (cJSON_IsString(item) || cJSON_IsNumber(item->child)) {
         r->prompts = allocate(1, sizeof *r->prompts);
-        return parse_prompt(r, item, vocab, "prompt", error);
+        return parse_prompt(r, item, vocab, param, error);
     }
     int n = cJSON_GetArraySize(item), status = 0;
-    if (n == 0) return api_error_set(error, 400, "prompt", "prompt: expected at least one prompt, found none");
+    if (n == 0) return api_error_set(error, 400, param, "%s: expected at least one %s, found none", param, param);
     if (n > API_MAX_CHOICES / r->n)
-        return api_error_set(error, 400, "prompt", "prompt: expected at most %d prompts times n, found %d times %d",
-                             API_MAX_CHOICES, n, r->n);
+        return r->n == 1 ? api_error_set(error, 400, param, "%s: expected at most %d %ss, found %d", param,
+                                         API_MAX_CHOICES, param, n)
+                         : api_error_set(error, 400, param, "%s: expected at most %d %ss times n, found %d times %d",
+                                         param, API_MAX_CHOICES, param, n, r->n);
     r->prompts = allocate((size_t)n, sizeof *r->prompts);
     cJSON_ArrayForEach(entry, item) {
-        status = parse_prompt(r, entry, vocab, "prompt", error);
+        status = parse_prompt(r, entry, vocab, param, error);
         if (status) return status;
     }
     return 0;
+}
+
+/* A vector's form that would be another vector than the model's is refused. */
+static int check_vector(const struct api_request *r, const struct api_defaults *d, struct api_error *error) {
+    const cJSON *normalize = member(r->tree, "normalize");
+    if (r->dimensions && r->dimensions != d->dimensions)
+        return api_error_set(error, 400, "dimensions",
+                             "dimensions: this model's vectors have %d dimensions, and it was not trained for shorter "
+                             "ones (Matryoshka): expected %d or nothing, found %d",
+                             d->dimensions, d->dimensions, r->dimensions);
+    if (normalize && !cJSON_IsBool(normalize)) return wrong_type(error, "normalize", "true or false", normalize);
+    if (normalize && cJSON_IsTrue(normalize) != d->normalized)
+        return api_error_set(error, 400, "normalize", "normalize: this model's vectors are %s: expected %s or nothing",
+                             d->normalized ? "normalized" : "not normalized", d->normalized ? "true" : "false");
+    return 0;
+}
+
+static int parse_embedding(struct api_request *r, const struct api_defaults *d, struct api_error *error) {
+    static const char *const formats[] = {"float", "base64", NULL}, *const sides[] = {"right", "left", NULL},
+                             *const dtypes[] = {"float32", NULL}, *const orders[] = {"little", "native", NULL};
+    int format = 0, side = 0, dtype = 0, order = 0;
+    int status = parse_fields(r, embedding_fields, error);
+    if (!status) status = parse_choice(r, "encoding_format", formats, &format, error);
+    if (!status) status = parse_choice(r, "truncation_side", sides, &side, error);
+    if (!status) status = parse_choice(r, "embed_dtype", dtypes, &dtype, error);
+    if (!status) status = parse_choice(r, "endianness", orders, &order, error);
+    if (!status) status = check_vector(r, d, error);
+    r->as_base64 = format == 1;
+    r->keep_last = side == 1;
+    r->sampling.prompt_only = true;
+    return status ? status : parse_prompts(r, d->vocab, "input", error);
 }
 
 static int parse_tokenize(struct api_request *r, const struct api_defaults *d, struct api_error *error) {
@@ -541,11 +597,13 @@ static int read_tree(struct api_request *r, const struct api_defaults *d, struct
         return status ? status : parse_messages(r, d, error);
     case API_COMPLETION:
         status = parse_generation(r, d, error);
-        return status ? status : parse_prompts(r, d->vocab, error);
+        return status ? status : parse_prompts(r, d->vocab, "prompt", error);
     case API_TOKENIZE:
         return parse_tokenize(r, d, error);
     case API_DETOKENIZE:
         return parse_detokenize(r, d, error);
+    case API_EMBEDDING:
+        return parse_embedding(r, d, error);
     }
     return 0;
 }

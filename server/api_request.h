@@ -16,11 +16,11 @@
 
 #define API_PARAM_BYTES   64
 #define API_MESSAGE_BYTES 512
-#define API_MAX_CHOICES   2048 /* prompts times n in one request */
+#define API_MAX_CHOICES   2048 /* prompts times n in one request; inputs of one request for embeddings */
 #define API_MAX_MEMBERS   1024 /* of the body's object; look-ups are linear */
 #define API_MAX_DEPTH     128
 
-enum api_kind { API_CHAT, API_COMPLETION, API_TOKENIZE, API_DETOKENIZE };
+enum api_kind { API_CHAT, API_COMPLETION, API_TOKENIZE, API_DETOKENIZE, API_EMBEDDING };
 
 /* One refused request. */
 struct api_error {
@@ -38,6 +38,8 @@ struct api_defaults {
     int max_logprobs, vocab;
     int enable_thinking;      /* --default-chat-template-kwargs: -1 unset, 0, 1 */
     bool force_include_usage; /* every stream ends with usage */
+    int dimensions;           /* of the vectors, where the model makes vectors */
+    bool normalized;          /* and whether their length is 1 */
 };
 
 struct api_prompt {   /* text, or ids when text is NULL */
@@ -55,7 +57,8 @@ struct api_request {
     struct sampling_params sampling;     /* its arrays are owned by the request; seed is the first choice's */
     int n;                               /* choices per prompt */
     int priority;
-    int truncate_prompt_tokens; /* 0: off; -1: to what the model takes; k: the last k tokens */
+    int truncate_prompt_tokens; /* 0: off; -1: to what the model takes; k: to k tokens, the last ones (embeddings: the
+                                   first ones, but with keep_last) */
     bool stream, include_usage, continuous_usage;
     bool echo;                 /* completions: the prompt before the text; chat: the message continued */
     bool show_prompt_logprobs; /* asked for by name, not only through echo and logprobs */
@@ -65,7 +68,11 @@ struct api_request {
     const cJSON *messages, *tools; /* views; tools only where the model may call them */
     bool parallel_tool_calls;
     struct chat_options chat;
-    /* completions, tokenize (one), detokenize (one, ids) */
+    /* embeddings */
+    bool keep_last; /* of an input that is truncated */
+    bool as_base64;
+    int dimensions; /* 0: not said */
+    /* completions, embeddings, tokenize (one), detokenize (one, ids) */
     struct api_prompt *prompts; /* owned */
     int n_prompts;
 };

@@ -61,6 +61,7 @@ void call_ref(struct call *c) {
 static void free_contents(struct call *c) {
     for (int i = 0; i < c->n_choices; i++) choice_deinit(&c->choices[i]);
     free(c->choices);
+    free(c->vectors);
     for (int i = 0; i < c->n_prompts; i++) ids_deinit(&c->prompts[i]);
     free(c->prompts);
     api_request_deinit(&c->request);
@@ -119,6 +120,10 @@ void call_respond_json(struct call *c, struct out *body) {
     out_deinit(body);
 }
 
+void call_respond_prepared(struct call *c) {
+    call_respond_json(c, &c->prepared);
+}
+
 void call_fail_headers(struct call *c, int status, const char *headers, const char *param, const char *message) {
     struct out body = {0};
     if (message != c->error.message) api_error_set(&c->error, status, param, "%s", message);
@@ -131,10 +136,10 @@ void call_fail(struct call *c, int status, const char *param, const char *messag
     call_fail_headers(c, status, NULL, param, message);
 }
 
-/* ---- the body ---------------------------------------------------------------------------------------------------- */
+/* ---- workers, the body ------------------------------------------------------------------------------------------- */
 
-/* On the loop, when the body was read. */
-static void prepared(struct call *c) {
+/* On the loop, after the task. */
+static void worked(struct call *c) {
     if (!c->x) return; /* the client left meanwhile */
     if (c->error.status)
         call_fail(c, c->error.status, c->error.param, c->error.message);
@@ -144,37 +149,58 @@ static void prepared(struct call *c) {
 
 static void on_work(uv_work_t *work) {
     struct call *c = work->data;
-    api_prepare(c, c->body, c->body_bytes);
+    c->task(c);
 }
 
 static void on_worked(uv_work_t *work, int status) {
     struct call *c = work->data;
     struct server *s = c->server;
     (void)status; /* never cancelled */
+    c->working = false;
     free(c->body);
     c->body = NULL;
-    prepared(c);
+    worked(c);
     call_unref(c);
     server_check_drained(s);
+}
+
+void call_work(struct call *c, bool on_worker, void (*task)(struct call *c), void (*answer)(struct call *c)) {
+    c->task = task;
+    c->answer = answer;
+    if (!on_worker) {
+        task(c);
+        worked(c);
+        return;
+    }
+    c->working = true;
+    c->work.data = c;
+    call_ref(c);
+    CHECK_EQ(uv_queue_work(&c->server->loop, &c->work, on_work, on_worked), 0);
+}
+
+static void prepare_copy(struct call *c) {
+    api_prepare(c, c->body, c->body_bytes);
+}
+
+static void prepare_here(struct call *c) {
+    size_t bytes;
+    const char *body = http_body(c->x, &bytes);
+    api_prepare(c, body, bytes);
 }
 
 void call_prepare(struct call *c, enum api_kind kind, void (*answer)(struct call *c)) {
     size_t bytes;
     const char *body = http_body(c->x, &bytes);
     c->kind = kind;
-    c->answer = answer;
     if (bytes <= WORKER_BODY_BYTES) {
-        api_prepare(c, body, bytes);
-        prepared(c);
+        call_work(c, false, prepare_here, answer);
         return;
     }
     c->body = malloc(bytes); /* the exchange may end before the worker does */
     CHECK(c->body);
     memcpy(c->body, body, bytes);
     c->body_bytes = bytes;
-    c->work.data = c;
-    call_ref(c);
-    CHECK_EQ(uv_queue_work(&c->server->loop, &c->work, on_work, on_worked), 0);
+    call_work(c, true, prepare_copy, answer);
 }
 
 /* ---- http.h's callbacks ------------------------------------------------------------------------------------------ */
@@ -217,7 +243,7 @@ void call_done(void *server, const struct http_exchange *x, int status, uint64_t
         line.ttft_seconds = c->t_first;
         line.quiet = c->route && c->route->quiet;
     }
-    if (c && !c->body) { /* else a worker is writing these */
+    if (c && !c->working) { /* else a worker is writing these */
         line.error = c->error.status ? c->error.message : NULL;
         line.model = c->api ? c->model_name : NULL;
         log_tokens(c, &line);

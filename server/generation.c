@@ -2,7 +2,9 @@
  *
  * Whole answers gather in the choices' buffers until the last one has finished. Streams are written as the events come,
  * at least --stream-interval tokens at a time; the status line goes out once the engine has all choices, so that a
- * client knows that it waits in a queue, while whatever is refused is an ordinary error answer. */
+ * client knows that it waits in a queue, while whatever is refused is an ordinary error answer.
+ *
+ * A text's vector is a choice without text, which the engine writes to the call's `vectors`. */
 #include "server/server_internal.h"
 
 #include "kernels/status.h"
@@ -71,6 +73,7 @@ static const char *param_of(const char *message, char name[API_PARAM_BYTES]) {
 static int submit(struct choice *choice, char *err, size_t err_bytes) {
     struct call *c = choice->call;
     const struct ids *prompt = &c->prompts[choice->prompt_id];
+    const size_t C = (size_t)c->model->info->encoder.hidden;
     struct request_params params = {
         .prompt = prompt->data,
         .n_prompt = (int)prompt->n,
@@ -78,6 +81,8 @@ static int submit(struct choice *choice, char *err, size_t err_bytes) {
         .priority = c->request.priority,
         .salt = auth_salt(c->server->auth, c->tenant, c->request.cache_salt),
         .user = choice,
+        .embedding = c->vectors ? c->vectors + (size_t)choice->index * C : NULL,
+        .admitted = c->vectors && choice->index, /* a batch of texts may be longer than the queue */
     };
     params.sampling.seed += (uint64_t)(choice->index % c->request.n); /* n answers to one question differ */
     int status = engine_submit(c->model->engine, &params, &choice->engine_id, err, err_bytes);
@@ -123,9 +128,13 @@ void generation_start(struct call *c) {
     c->n_choices = c->n_prompts * c->request.n;
     c->choices = calloc((size_t)c->n_choices, sizeof *c->choices);
     CHECK(c->choices);
+    if (c->kind == API_EMBEDDING) {
+        c->vectors = malloc((size_t)c->n_choices * (size_t)c->model->info->encoder.hidden * sizeof *c->vectors);
+        CHECK(c->vectors);
+    }
     for (int i = 0; i < c->n_choices; i++) choice_init(c, i);
     for (int i = 0; i < c->n_choices && !status; i++) status = submit(&c->choices[i], err, sizeof err);
-    observe(c, METRIC_N, c->request.n);
+    if (!c->vectors) observe(c, METRIC_N, c->request.n);
     if (c->request.sampling.max_tokens) observe(c, METRIC_MAX_TOKENS, c->request.sampling.max_tokens);
     if (!status && c->request.stream) stream_begin(c);
     if (!status) return;
@@ -211,6 +220,10 @@ void choice_take_tokens(struct choice *choice, const struct engine_event *event)
 
 static void answer_whole(struct call *c) {
     struct out out = {0};
+    if (c->api->answer) {
+        c->api->answer(c);
+        return;
+    }
     out_head(c, c->api->object, &out);
     for (int i = 0; i < c->n_choices; i++) {
         if (i) out_char(&out, ',');
@@ -274,6 +287,7 @@ static void observe_end(struct choice *choice, enum finish_reason reason) {
     observe(c, METRIC_QUEUE, u->t_start - u->t_submit);
     observe(c, METRIC_INFERENCE, u->t_finish - u->t_start);
     observe(c, METRIC_PROMPT, u->n_prompt);
+    if (c->vectors) return; /* there are no tokens of an answer */
     observe(c, METRIC_GENERATION, u->n_output);
     if (u->t_first <= 0) return;
     observe(c, METRIC_PREFILL, u->t_first - u->t_start);

@@ -211,6 +211,7 @@ static void write_engines(const struct metrics *m, const struct metrics_engine *
     out_head(out, "vllm:cache_config_info", "gauge", "The KV cache as configured; the value is always 1.");
     for (int i = 0; i < m->n_models; i++) {
         const struct engine_info *info = engines[i].info;
+        if (info->is_encoder) continue;
         out_format(out,
                    "vllm:cache_config_info{%s,block_size=\"%d\",num_gpu_blocks=\"%d\",cache_dtype=\"%s\","
                    "enable_prefix_caching=\"%s\",kv_cache_bytes=\"%zu\"} 1\n",

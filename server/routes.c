@@ -49,7 +49,7 @@ static void metrics(struct call *c) {
 
 /* ---- the models' endpoints --------------------------------------------------------------------------------------- */
 
-static void generate(struct call *c, const struct api *api, enum api_kind kind) {
+static void ask_model(struct call *c, const struct api *api, enum api_kind kind) {
     struct server *s = c->server;
     const int bound = s->options->max_requests_in_flight;
     char message[160];
@@ -70,23 +70,23 @@ static void generate(struct call *c, const struct api *api, enum api_kind kind) 
 }
 
 static void chat_completions(struct call *c) {
-    generate(c, &api_chat, API_CHAT);
+    ask_model(c, &api_chat, API_CHAT);
 }
 
 static void completions(struct call *c) {
-    generate(c, &api_completions, API_COMPLETION);
+    ask_model(c, &api_completions, API_COMPLETION);
 }
 
-static void answer_prepared(struct call *c) {
-    call_respond_json(c, &c->prepared);
+static void embeddings(struct call *c) {
+    ask_model(c, &api_embeddings, API_EMBEDDING);
 }
 
 static void tokenize(struct call *c) {
-    call_prepare(c, API_TOKENIZE, answer_prepared);
+    call_prepare(c, API_TOKENIZE, call_respond_prepared);
 }
 
 static void detokenize(struct call *c) {
-    call_prepare(c, API_DETOKENIZE, answer_prepared);
+    call_prepare(c, API_DETOKENIZE, call_respond_prepared);
 }
 
 /* ---- the table --------------------------------------------------------------------------------------------------- */
@@ -94,6 +94,7 @@ static void detokenize(struct call *c) {
 static const struct route routes[] = {
     {"/v1/chat/completions", "POST", chat_completions, .open = false},
     {"/v1/completions", "POST", completions, .open = false},
+    {"/v1/embeddings", "POST", embeddings, .open = false},
     {"/v1/models", "GET", api_models, .open = false},
     {"/v1/models/{id}", "GET", api_model, .open = false},
     {"/tokenize", "POST", tokenize, .open = false},

@@ -7,7 +7,9 @@
 
 #include "kernels/status.h"
 #include "weights/json.h"
+#include "weights/weights.h"
 
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -100,7 +102,7 @@ static void on_drain_timeout(uv_timer_t *timer) {
     log_message(&s->log, LOG_WARNING, "the drain timeout has passed; %d requests are ended", s->n_in_flight);
     for (struct call *c = s->calls, *next; c; c = next) {
         next = c->next;
-        if (c->x && c->n_choices) generation_fail(c, 503, "The server is shutting down.");
+        if (c->x && c->n_open) generation_fail(c, 503, "The server is shutting down.");
     }
     uv_timer_start(timer, on_ending_over, ENDING_MS, 0);
 }
@@ -116,6 +118,16 @@ static void on_signal(uv_signal_t *handle, int number) {
 }
 
 /* ---- the start --------------------------------------------------------------------------------------------------- */
+
+/* " as large and draft" */
+static const char *show_roles(unsigned roles, char buffer[64]) {
+    size_t n = 0;
+    buffer[0] = 0;
+    for (int i = 0; server_role_names[i]; i++)
+        if (roles >> i & 1)
+            n += (size_t)snprintf(buffer + n, 64 - n, "%s%s", n ? " and " : " as ", server_role_names[i]);
+    return buffer;
+}
 
 /* The template whose text a file holds; NONE if it cannot be read or is not known. */
 static enum chat_template template_by_file(const char *path) {
@@ -143,12 +155,22 @@ static int choose_template(const struct server_model_options *o, enum chat_templ
                 o->engine.model, json_quote(o->chat_template, quoted, sizeof quoted));
 }
 
-/* What a model is refused for before any is opened. */
+/* Whether the model can be what its role says, before any is opened. A model that cannot be found or read is left to
+ * deployment_open. */
 static int check_role(const struct server_model_options *o, char *err, size_t err_bytes) {
-    if (o->roles & ROLE_EMBEDDER)
-        return fail(err, err_bytes, STATUS_UNSUPPORTED,
-                    "%s: role: expected large, small or draft, found embedder, which this version cannot serve yet",
-                    o->engine.model);
+    char path[PATH_MAX], roles[64];
+    bool is_encoder;
+    if (!o->roles || model_find(o->engine.model, path, sizeof path, err, err_bytes) ||
+        model_is_encoder(&is_encoder, path, err, err_bytes))
+        return 0;
+    if (is_encoder && o->roles != ROLE_EMBEDDER)
+        return fail(err, err_bytes, STATUS_INVALID,
+                    "%s: role: expected embedder, since the model turns texts into vectors, found it%s",
+                    o->engine.model, show_roles(o->roles, roles));
+    if (!is_encoder && o->roles & ROLE_EMBEDDER)
+        return fail(err, err_bytes, STATUS_INVALID,
+                    "%s: role: expected large, small or draft, since the model generates text, found it%s",
+                    o->engine.model, show_roles(o->roles, roles));
     return 0;
 }
 
@@ -181,12 +203,15 @@ static int open_models(struct server *s, char *err, size_t err_bytes) {
         struct server_model *m = &s->models[i];
         set_model(m, deployment_engine(s->deployment, i));
         m->defaults = (struct api_defaults){
-            .sampling = m->options->checkpoint_sampling ? sampling_from_generation_config(&m->info->generation)
-                                                        : sampling_default(),
+            .sampling = m->options->checkpoint_sampling && !m->info->is_encoder
+                            ? sampling_from_generation_config(&m->info->generation)
+                            : sampling_default(),
             .max_logprobs = m->info->max_logprobs,
             .vocab = m->info->model.vocab,
             .enable_thinking = m->options->enable_thinking,
             .force_include_usage = o->force_include_usage,
+            .dimensions = m->info->encoder.hidden,
+            .normalized = m->info->encoder.normalize,
         };
     }
     return 0;
@@ -209,30 +234,33 @@ static const char *show_bytes(size_t bytes, char buffer[32]) {
 static void announce_load(const struct server *s, const struct server_model *m) {
     const struct engine_start *t = &m->info->start;
     const double rate = t->weights > 0 ? 1e-9 * (double)m->info->weight_bytes / t->weights : 0;
-    char text[512], name[128] = "", bytes[32];
+    char text[512], name[128] = "", bytes[32], kv[32] = "";
     const struct log_figure figures[] = {{"weight_bytes", (double)m->info->weight_bytes},
                                          {"weights_seconds", t->weights},
                                          {"weights_gb_per_second", rate},
                                          {"configuration_seconds", t->configuration},
                                          {"checkpoint_seconds", t->checkpoint},
                                          {"device_seconds", t->device},
-                                         {"kv_seconds", t->kv}};
+                                         {"kv_seconds", t->kv}}; /* last: encoders have none */
+    const bool has_kv = m->info->kv_bytes > 0;
+    if (has_kv) snprintf(kv, sizeof kv, ", KV pool %.2f s", t->kv);
     if (s->n_models > 1) json_quote(m->names[0], name, sizeof name);
     snprintf(text, sizeof text,
              "%s%sloaded %s of weights in %.2f s (%.1f GB/s); tokenizer %.2f s, checkpoint's headers %.2f s, "
-             "device %.2f s, KV pool %.2f s",
+             "device %.2f s%s",
              name, *name ? ": " : "", show_bytes(m->info->weight_bytes, bytes), t->weights, rate, t->configuration,
-             t->checkpoint, t->device, t->kv);
-    log_figures(&s->log, LOG_INFO, text, figures, (int)(sizeof figures / sizeof *figures));
+             t->checkpoint, t->device, kv);
+    log_figures(&s->log, LOG_INFO, text, figures, (int)(sizeof figures / sizeof *figures) - !has_kv);
 }
 
-/* " as large and draft" */
-static const char *show_roles(unsigned roles, char buffer[64]) {
-    size_t n = 0;
-    buffer[0] = 0;
-    for (int i = 0; server_role_names[i]; i++)
-        if (roles >> i & 1)
-            n += (size_t)snprintf(buffer + n, 64 - n, "%s%s", n ? " and " : " as ", server_role_names[i]);
+/* What a model works with: "1.5 GiB for KV: 4096 tokens", "vectors of 768 dimensions". */
+static const char *show_capacity(const struct engine_info *info, bool alone, char buffer[96]) {
+    char bytes[32];
+    if (info->is_encoder)
+        snprintf(buffer, 96, "vectors of %d dimensions", info->encoder.hidden);
+    else
+        snprintf(buffer, 96, "%s for KV%s%lld tokens", show_bytes(info->kv_bytes, bytes),
+                 alone ? ": " : " shared by all: up to ", (long long)info->n_blocks * info->block_size);
     return buffer;
 }
 
@@ -240,19 +268,17 @@ static void announce(const struct server *s, const struct server_model *m, doubl
     const struct http_options *h = &s->options->http;
     const struct engine_info *info = m->info;
     const bool alone = s->n_models == 1;
-    char address[160], kv[32], weights[32], roles[64], name[128];
+    char address[160], capacity[96], weights[32], roles[64], name[128];
     if (h->uds)
         snprintf(address, sizeof address, "unix:%s", h->uds);
     else
         snprintf(address, sizeof address, strchr(h->host, ':') ? "http://[%s]:%d" : "http://%s:%d", h->host,
                  http_port(s->http));
-    log_message(&s->log, LOG_INFO,
-                "ready in %.2f s: %s serves %s%s (%s weights, %s for KV%s%lld tokens, max-model-len %d, %s)", seconds,
+    log_message(&s->log, LOG_INFO, "ready in %.2f s: %s serves %s%s (%s weights, %s, max-model-len %d, %s)", seconds,
                 address, json_quote(m->names[0], name, sizeof name), show_roles(m->options->roles, roles),
-                show_bytes(info->weight_bytes, weights), show_bytes(info->kv_bytes, kv),
-                alone ? ": " : " shared by all: up to ", (long long)info->n_blocks * info->block_size,
-                info->max_model_len, info->backend);
-    if (info->chat_template == CHAT_TEMPLATE_NONE)
+                show_bytes(info->weight_bytes, weights), show_capacity(info, alone, capacity), info->max_model_len,
+                info->backend);
+    if (info->chat_template == CHAT_TEMPLATE_NONE && !info->is_encoder)
         log_message(&s->log, LOG_WARNING,
                     "%s%sthe checkpoint's chat template is not known: chat requests are refused; "
                     "--chat-template names one",

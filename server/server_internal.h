@@ -1,10 +1,11 @@
 /* server_internal.h - what the files of server/ share; see README.md for who does what.
  *
  * One HTTP exchange is one `struct call`. A call for a model has one `struct choice` per answer, each of which is one
- * request of the engine. Everything runs on the loop's thread, but for api_prepare, which may run on a worker.
+ * request of the engine; a text's vector is a choice without text. Everything runs on the loop's thread, but for
+ * api_prepare and the writing of many vectors, which may run on a worker.
  *
  *   http.c -> routes.c -> call.c -> api_prompt.c (parse, template, tokens) -> generation.c -> engine
- *   engine -> server.c (wake, poll) -> generation.c -> api_chat.c | api_completions.c -> http.c
+ *   engine -> server.c (wake, poll) -> generation.c -> api_chat.c | api_completions.c | api_embeddings.c -> http.c
  *
  * A call lives as long as somebody holds it: the exchange until its `done`, a worker, and each choice that the engine
  * has not finished. So a client may leave at any time and nothing dangles. */
@@ -85,6 +86,8 @@ struct api {
     const char *id_prefix, *object, *chunk_object;
     /* choice: takes an event's text, tokens and logprobs into its buffers */
     void (*take)(struct choice *choice, const struct engine_event *event);
+    /* whole answers that are no list of choices: what to do when the last choice has ended; the rest is NULL then */
+    void (*answer)(struct call *c);
     /* whole answers: the choice as an element of `choices`; what stands beside `choices` */
     void (*write_choice)(struct choice *choice, struct out *out);
     void (*write_extras)(struct call *c, struct out *out);
@@ -102,23 +105,26 @@ struct call {
     char id[CALL_ID_BYTES];    /* the client's X-Request-Id, or random: fit for headers and logs */
     bool id_is_clients;
     uint64_t started_ns; /* uv_hrtime at the request's first byte */
-    char *body;          /* owned copy while a worker has it: what api_prepare writes is the worker's then */
+    char *body;          /* owned copy while a worker reads it */
     size_t body_bytes;   /* 0: the body was read on the loop */
     uv_work_t work;
+    bool working;                   /* a worker has the call: `error` and what is prepared are the worker's then */
+    void (*task)(struct call *c);   /* what the worker does, or the loop */
+    void (*answer)(struct call *c); /* and what the loop does after it */
 
     enum api_kind kind;
     struct api_request request;
     struct api_error error; /* of the answer, when status is not 0 */
     struct ids *prompts;    /* owned [n_prompts]: what api_prepare made */
     int n_prompts;
-    bool opens_thinking;            /* the rendered prompt ends inside <think> */
-    struct out prepared;            /* the whole answer, where no model is asked */
-    void (*answer)(struct call *c); /* after api_prepare */
+    bool opens_thinking; /* the rendered prompt ends inside <think> */
+    struct out prepared; /* the whole answer, where a worker may write it */
 
     const struct api *api;            /* endpoints that ask a model */
     const struct server_model *model; /* NULL until the body said which of several */
     const char *model_name;           /* the one that answers say */
     struct choice *choices;           /* owned [n_choices] */
+    float *vectors;                   /* owned [n_choices, C], for embeddings: the engine writes them */
     int n_choices, n_open;            /* open: the engine has it and has not finished it */
     bool in_flight;                   /* counted in the server's n_in_flight */
     bool streaming;                   /* the status line of a stream was written */
@@ -135,6 +141,7 @@ void call_unref(struct call *c);
 void call_respond(struct call *c, int status, const char *content_type, const char *headers, const void *body,
                   size_t bytes);
 void call_respond_json(struct call *c, struct out *body); /* 200; frees the body */
+void call_respond_prepared(struct call *c);               /* 200 with what was prepared */
 void call_fail(struct call *c, int status, const char *param, const char *message);
 void call_fail_headers(struct call *c, int status, const char *headers, const char *param, const char *message);
 /* `headers` and those that every answer of the call carries, for http.h; NULL if there are none. */
@@ -142,6 +149,9 @@ const char *call_headers(const struct call *c, const char *headers, char *buffer
 
 /* Reads the body (api_prepare, on a worker when it is long), then calls answer(c) on the loop. */
 void call_prepare(struct call *c, enum api_kind kind, void (*answer)(struct call *c));
+/* Does task(c), on a worker if so said, and then, on the loop, answers with c->error if there is one, or calls
+ * answer(c). Whoever runs on a worker reads the server's constants, and writes only what the loop leaves alone. */
+void call_work(struct call *c, bool on_worker, void (*task)(struct call *c), void (*answer)(struct call *c));
 /* Seconds since the request's first byte. */
 double call_seconds(const struct call *c);
 
@@ -157,6 +167,11 @@ size_t call_error_body(void *user, int status, const char *message, char *buffer
  * the names that there are. Any thread. */
 int api_model_find(const struct server *s, const char *name, const struct server_model **model, const char **own,
                    struct api_error *error);
+
+/* Whether the model does what is asked: turning texts into vectors, or generating text. 0, or *error is filled: with
+ * the models that do. `name`: the one that the request gave. Any thread. */
+int api_model_check(const struct server *s, const struct server_model *model, const char *name, bool embeds,
+                    struct api_error *error);
 
 /* ---- api_prompt.c: from the body to token ids. Pure but for the call's own fields -------------------------------- */
 
@@ -220,6 +235,7 @@ void choice_take_tokens(struct choice *choice, const struct engine_event *event)
 
 extern const struct api api_chat;        /* api_chat.c */
 extern const struct api api_completions; /* api_completions.c */
+extern const struct api api_embeddings;  /* api_embeddings.c */
 
 void api_tokenize_write(const struct call *c, struct out *out); /* api_tokenize.c: may run on a worker */
 void api_detokenize_write(const struct call *c, struct out *out);

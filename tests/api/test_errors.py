@@ -50,7 +50,7 @@ def test_bad_prompts(server, prompt):
     assert status == 400 and answer["error"]["type"] == "BadRequestError", answer
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/tokenize", "/detokenize"])
 def test_bodies_that_are_no_request(server, path):
     for body in [b"", b"{", b"[]", b"null", b'"x"', b"{}", b"\xff\xfe", b'{"model": 5}', b'{"a":1}{"b":2}']:
         status, _, data = server.request("POST", path, body)

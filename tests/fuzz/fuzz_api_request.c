@@ -11,11 +11,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
         .max_logprobs = 20,
         .vocab = 151936,
         .enable_thinking = -1,
+        .dimensions = 384,
+        .normalized = true,
     };
     struct api_request r;
     struct api_error error;
     if (!bytes) return 0;
-    if (api_request_open(&r, data[0] % 4, (const char *)data + 1, bytes - 1, &error)) return 0;
+    if (api_request_open(&r, data[0] % 5, (const char *)data + 1, bytes - 1, &error)) return 0;
     if (api_request_read(&r, &defaults, &error)) return 0;
     api_request_deinit(&r);
     return 0;

@@ -19,6 +19,8 @@ static const struct api_defaults defaults = {
     .max_logprobs = 20,
     .vocab = 1000,
     .enable_thinking = -1,
+    .dimensions = 96,
+    .normalized = true,
 };
 
 static int parse(struct api_request *r, enum api_kind kind, const char *body, struct api_error *error) {
@@ -202,6 +204,26 @@ Test(api_request, tokenize_and_detokenize) {
     api_request_deinit(&r);
 }
 
+Test(api_request, embeddings) {
+    struct api_request r;
+    must_parse(&r, API_EMBEDDING, "{\"input\":\"a\",\"user\":\"u\"}");
+    cr_assert(r.n_prompts == 1 && r.n == 1 && !strcmp(r.prompts[0].text, "a"));
+    cr_assert(r.sampling.prompt_only && r.add_special_tokens && !r.as_base64 && !r.keep_last && !r.stream);
+    cr_assert(r.truncate_prompt_tokens == 0 && r.dimensions == 0);
+    api_request_deinit(&r);
+    must_parse(&r, API_EMBEDDING,
+               "{\"input\":[\"\",[7,999]],\"encoding_format\":\"base64\",\"dimensions\":96,"
+               "\"add_special_tokens\":false,\"truncate_prompt_tokens\":-1,\"truncation_side\":\"left\",\"normalize\":true,"
+               "\"embed_dtype\":\"float32\",\"endianness\":\"native\"}");
+    cr_assert(r.n_prompts == 2 && r.prompts[0].text_bytes == 0 && r.prompts[1].n_ids == 2);
+    cr_assert(r.as_base64 && r.keep_last && !r.add_special_tokens && r.truncate_prompt_tokens == -1);
+    cr_assert_eq(r.dimensions, 96);
+    api_request_deinit(&r);
+    must_parse(&r, API_EMBEDDING, "{\"input\":[1,2,3],\"encoding_format\":\"float\",\"truncation_side\":\"right\"}");
+    cr_assert(r.n_prompts == 1 && r.prompts[0].n_ids == 3 && !r.as_base64 && !r.keep_last);
+    api_request_deinit(&r);
+}
+
 /* Each of these is refused, with the field's name. */
 static const struct {
     enum api_kind kind;
@@ -288,11 +310,28 @@ static const struct {
     {API_TOKENIZE, "\"prompt\":[1]", "prompt"},
     {API_DETOKENIZE, "\"tokens\":\"x\"", "tokens"},
     {API_DETOKENIZE, "\"tokens\":[1000]", "tokens"},
+    {API_EMBEDDING, "\"input\":null", "input"},
+    {API_EMBEDDING, "\"input\":[]", "input"},
+    {API_EMBEDDING, "\"input\":{}", "input"},
+    {API_EMBEDDING, "\"input\":[1,\"a\"]", "input"},
+    {API_EMBEDDING, "\"input\":[\"a\",1]", "input"},
+    {API_EMBEDDING, "\"input\":[1000]", "input"},
+    {API_EMBEDDING, "\"encoding_format\":\"bytes\"", "encoding_format"},
+    {API_EMBEDDING, "\"encoding_format\":1", "encoding_format"},
+    {API_EMBEDDING, "\"dimensions\":95", "dimensions"},
+    {API_EMBEDDING, "\"dimensions\":0", "dimensions"},
+    {API_EMBEDDING, "\"truncate_prompt_tokens\":-2", "truncate_prompt_tokens"},
+    {API_EMBEDDING, "\"truncation_side\":\"middle\"", "truncation_side"},
+    {API_EMBEDDING, "\"add_special_tokens\":1", "add_special_tokens"},
+    {API_EMBEDDING, "\"normalize\":false", "normalize"},
+    {API_EMBEDDING, "\"normalize\":\"yes\"", "normalize"},
+    {API_EMBEDDING, "\"embed_dtype\":\"float16\"", "embed_dtype"},
+    {API_EMBEDDING, "\"endianness\":\"big\"", "endianness"},
 };
 
 Test(api_request, bad_fields) {
     static const char *const base[] = {"{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],%s}",
-                                       "{\"prompt\":\"hi\",%s}", "{%s}", "{%s}"};
+                                       "{\"prompt\":\"hi\",%s}", "{%s}", "{%s}", "{\"input\":\"hi\",%s}"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct api_request r;
         struct api_error error;
@@ -332,6 +371,11 @@ Test(api_request, too_many_of_anything) {
     sprintf(body + n, "]}");
     cr_assert_eq(parse(&r, API_COMPLETION, body, &error), STATUS_INVALID);
     cr_assert_str_eq(error.param, "prompt");
+    n = (size_t)sprintf(body, "{\"input\":[\"x\"");
+    for (int i = 0; i < API_MAX_CHOICES; i++) n += (size_t)sprintf(body + n, ",\"x\"");
+    sprintf(body + n, "]}");
+    cr_assert_eq(parse(&r, API_EMBEDDING, body, &error), STATUS_INVALID);
+    cr_assert_str_eq(error.message, "input: expected at most 2048 inputs, found 2049");
     n = 0;
     for (int i = 0; i < 100000; i++) body[n++] = '[';
     body[n] = 0;

@@ -277,6 +277,33 @@ Test(deployment, an_encoder_beside_a_decoder) {
     for (int i = 0; i < 8; i++) assert_same(&alone[i], &jobs[i], "decoder", i);
 }
 
+/* The bound on waiting requests is asked for the first of a group alone. */
+Test(deployment, a_group_is_taken_whole) {
+    enum { C = 256, BOUND = 3 };
+    static float vectors[BOUND + 2][C];
+    const int32_t ids[] = {2, 5, 3};
+    struct engine_options o = engine_default_options();
+    struct engine *e;
+    char err[ERR_BYTES];
+    o.model = MODELS "bert-fp32";
+    o.max_num_seqs = 2;
+    o.max_waiting = 1;
+    cr_assert_eq(engine_open(&e, &o, err, sizeof err), 0, "%s", err);
+    struct request_params params = {.prompt = ids, .n_prompt = 3, .sampling = sampling_default()};
+    params.sampling.prompt_only = true;
+    for (int i = 0; i < BOUND + 2; i++) { /* none of them has ended before engine_poll */
+        static struct job job;
+        params.user = &job;
+        params.embedding = vectors[i];
+        params.admitted = i == BOUND + 1;
+        cr_assert_eq(engine_submit(e, &params, NULL, err, sizeof err), i == BOUND ? STATUS_BUSY : 0, "%d: %s", i, err);
+    }
+    finish(e, BOUND + 1);
+    cr_assert_arr_eq(vectors[0], vectors[BOUND + 1], sizeof vectors[0]);
+    cr_assert_neq(vectors[0][0], 0);
+    engine_close(e);
+}
+
 Test(deployment, what_cannot_be_is_refused) {
     struct engine_options o[DEPLOYMENT_MAX_MODELS + 1];
     struct deployment *d;
