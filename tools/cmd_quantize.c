@@ -21,7 +21,7 @@ int cmd_quantize(int argc, char **argv);
 enum { MIN_TOKENS = 2048, WINDOW = 1024 };
 
 struct quantize_flags {
-    bool awq, nearest, clip, json, perplexity;
+    bool awq, nearest, scale, clip, json, perplexity;
     const char *calibration, *held_out, *output;
     int n_samples, length;
     struct engine_options engine; /* device and threads */
@@ -195,7 +195,7 @@ static int quantize(struct report *r, const char *path, const struct quantize_fl
     const struct quantize_options options = {
         .backend = f->engine.backend,
         .n_threads = f->engine.n_threads,
-        .scale = f->awq,
+        .scale = f->awq && f->scale,
         .clip = f->awq && f->clip,
         .tokens = sequences->data,
         .n_sequences = r->n_sequences,
@@ -242,7 +242,7 @@ int cmd_quantize(int argc, char **argv) {
         .min_operands = 1,
         .max_operands = 1,
     };
-    struct quantize_flags f = {.clip = true, .perplexity = true, .n_samples = 128, .length = 512,
+    struct quantize_flags f = {.scale = true, .clip = true, .perplexity = true, .n_samples = 128, .length = 512,
                                .engine = engine_default_options()};
     const struct option_spec specs[] = {
         FLAG(BOOL, "awq", &f.awq, NULL, "scale and clip weights by what their inputs are on the calibration text"),
@@ -250,6 +250,7 @@ int cmd_quantize(int argc, char **argv) {
         FLAG(STRING, "calibration", &f.calibration, "FILE", "UTF-8 text like those that the model is for"),
         FLAG(INT, "samples", &f.n_samples, "N", "sequences of it to use, at most", .low = 1, .high = 1 << 20),
         FLAG(INT, "length", &f.length, "N", "tokens of a sequence", .low = 1, .high = 1 << 15),
+        FLAG(BOOL, "scale", &f.scale, NULL, "search scalings of the inputs"),
         FLAG(BOOL, "clip", &f.clip, NULL, "search limits for the weights, too"),
         FLAG(STRING, "held-out", &f.held_out, "FILE", "text to measure perplexity on",
              .shown = "the calibration text's last tenth, which is then not calibrated on"),
