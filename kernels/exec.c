@@ -282,7 +282,7 @@ void exec_graph_close(struct exec *e, struct exec_graph *graph) {
 static void check_awq(int rows, int cols, int group) {
     CHECK_LT(0, rows);
     CHECK_LT(0, cols);
-    CHECK_EQ(group, 128);
+    CHECK_EQ(group, AWQ_GROUP);
     CHECK_EQ(rows % 16, 0);
     CHECK_EQ(cols % group, 0);
 }
@@ -636,6 +636,62 @@ void awq_pack(struct exec *e, const struct matrix *w, int first_row, int n_rows,
     CHECK_EQ(n_rows % 16, 0);
     e->ops->awq_pack(e, w, first_row, n_rows, qweight, qzeros, scales);
 }
+
+/* ---- making 4-bit weights ---------------------------------------------------------------------------------------- */
+
+static void check_unrounded(const struct exec *e, const struct matrix *w) {
+    check_matrix(e, w);
+    CHECK_EQ(w->format, MATRIX_DENSE);
+    CHECK_EQ(w->dtype, e->options.dtype);
+    CHECK_EQ(w->cols % AWQ_GROUP, 0);
+    CHECK_EQ(w->rows % 8, 0);
+}
+
+void awq_round(struct exec *e, void *out, const struct matrix *w, const struct awq_rule *rule) {
+    if (e->failed) return;
+    check_unrounded(e, w);
+    CHECK_ALIGNED(out);
+    e->ops->awq_round(e, out, w, rule);
+}
+
+void awq_quantize(struct exec *e, int32_t *qweight, int32_t *qzeros, uint16_t *scales, const struct matrix *w,
+                  const struct awq_rule *rule, const float *divisor) {
+    if (e->failed) return;
+    check_unrounded(e, w);
+    e->ops->awq_quantize(e, qweight, qzeros, scales, w, rule, divisor);
+}
+
+void awq_clip(struct exec *e, float *limit, const float *gram, const struct matrix *w, const float *s) {
+    if (e->failed) return;
+    check_unrounded(e, w);
+    CHECK_ALIGNED(gram);
+    e->ops->awq_clip(e, limit, gram, w, s);
+}
+
+void gram_add(struct exec *e, float *gram, const void *x, int T, int C) {
+    if (e->failed || !T) return;
+    check_rows(e, T, C);
+    CHECK_EQ(C % AWQ_GROUP, 0);
+    CHECK_ALIGNED(gram);
+    CHECK_ALIGNED(x);
+    e->ops->gram_add(e, gram, x, T, C);
+}
+
+void column_abs_add(struct exec *e, float *sums, const void *x, int T, int C) {
+    if (e->failed || !T) return;
+    check_rows(e, T, C);
+    e->ops->column_abs_add(e, sums, x, T, C);
+}
+
+void row_distance_add(struct exec *e, float *sums, const void *a, const void *b, int T, int C) {
+    if (e->failed || !T) return;
+    check_rows(e, T, C);
+    CHECK_ALIGNED(a);
+    CHECK_ALIGNED(b);
+    e->ops->row_distance_add(e, sums, a, b, T, C);
+}
+
+/* ---- weights without a checkpoint -------------------------------------------------------------------------------- */
 
 void fill_random(struct exec *e, void *p, enum dtype dtype, size_t n, float mean, float spread, uint64_t seed) {
     if (e->failed || !n) return;

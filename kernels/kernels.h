@@ -106,8 +106,9 @@ struct matrix {
     int rows, cols;
     const void *data;
     const void *scales, *zeros; /* AWQ */
-    int group;                  /* AWQ: 128; cols % group == 0, rows % 16 == 0 */
+    int group;                  /* AWQ: AWQ_GROUP; cols % group == 0, rows % 16 == 0 */
 };
+enum { AWQ_GROUP = 128 }; /* inputs of a row that share a scale and a zero */
 
 /* Device bytes of an AWQ matrix of this backend, and its layout in memory at `base` (64-byte aligned, NULL while only
  * sizes matter): sets w->data, scales and zeros from w->rows, cols and group. */
@@ -318,6 +319,41 @@ struct token_logprob {
  * skipped. Not for graphs. */
 void token_logprobs(struct exec *e, struct token_logprob *out, int stride, const float *logits, const int32_t *targets,
                     const int *n_top, int R, int V);
+
+/* ---- making 4-bit weights ---------------------------------------------------------------------------------------- */
+
+/* How a dense matrix w [rows, cols] of act dtype becomes 4 bits, with cols % AWQ_GROUP == 0 and rows % 8 == 0. Of row n
+ * and each group g of its inputs k:
+ *     v[k] = w[n, k] * s[k], kept within -limit[n, g] .. limit[n, g];     lo = min(v, 0), hi = max(v, 0)
+ *     scale = round_f16(max(hi - lo, 1e-5) / 15)
+ *     zero = round(-lo / scale), q[k] = round(v[k] / scale) + zero, each kept within 0 .. 15
+ * That is AutoAWQ's rule (whose lo and hi lack the 0, so that it loses groups of one sign). Ties round to even, all of it
+ * in fp32: the same bits on every backend. w is finite; s is positive and finite. */
+struct awq_rule {
+    const float *s;     /* device [cols] f32, or NULL: ones */
+    const float *limit; /* device [rows, cols / AWQ_GROUP] f32, or NULL: none */
+};
+
+/* out[n, k] = round((q - zero) * scale / s[k]): the weights that inputs see which nobody has scaled. out [rows, cols] act;
+ * it may be w->data. */
+void awq_round(struct exec *e, void *out, const struct matrix *w, const struct awq_rule *rule);
+/* The same as AutoAWQ's "gemm" tensors, as awq_pack takes them; the scales of row n are divided by divisor[n] before they
+ * are rounded (divisor [rows] f32, or NULL: ones). */
+void awq_quantize(struct exec *e, int32_t *qweight, int32_t *qzeros, uint16_t *scales, const struct matrix *w,
+                  const struct awq_rule *rule, const float *divisor);
+
+/* gram [C / AWQ_GROUP, AWQ_GROUP, AWQ_GROUP] f32: gram[g] += x_g' x_g over the T rows, x_g [T, AWQ_GROUP] being group g
+ * of x [T, C] act. d' gram[g] d is then what an error d in a row of weights does to the squared error of its outputs. */
+void gram_add(struct exec *e, float *gram, const void *x, int T, int C);
+/* limit [rows, cols / AWQ_GROUP] f32: of the limits (1 - i / 20) max |v|, i = 0 .. AWQ_CLIPS - 1, the one of the least
+ * d' gram[g] d with d = (what awq_round would give before it rounds) - w; of equals the largest. */
+enum { AWQ_CLIPS = 10 };
+void awq_clip(struct exec *e, float *limit, const float *gram, const struct matrix *w, const float *s);
+
+/* sums[c] += the sum of |x[t, c]| over the T rows. x [T, C] act, sums [C] f32. */
+void column_abs_add(struct exec *e, float *sums, const void *x, int T, int C);
+/* sums[t] += |a[t] - b[t]|^2. a, b [T, C] act, b NULL: zeros; sums [T] f32. */
+void row_distance_add(struct exec *e, float *sums, const void *a, const void *b, int T, int C);
 
 /* ---- weights without a checkpoint -------------------------------------------------------------------------------- */
 

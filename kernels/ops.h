@@ -63,6 +63,13 @@ struct kernel_ops {
     void (*awq_layout)(struct matrix *w, void *base);
     void (*awq_pack)(struct exec *e, const struct matrix *w, int first_row, int n_rows, const int32_t *qweight,
                      const int32_t *qzeros, const uint16_t *scales);
+    void (*awq_round)(struct exec *e, void *out, const struct matrix *w, const struct awq_rule *rule);
+    void (*awq_quantize)(struct exec *e, int32_t *qweight, int32_t *qzeros, uint16_t *scales, const struct matrix *w,
+                         const struct awq_rule *rule, const float *divisor);
+    void (*awq_clip)(struct exec *e, float *limit, const float *gram, const struct matrix *w, const float *s);
+    void (*gram_add)(struct exec *e, float *gram, const void *x, int T, int C);
+    void (*column_abs_add)(struct exec *e, float *sums, const void *x, int T, int C);
+    void (*row_distance_add)(struct exec *e, float *sums, const void *a, const void *b, int T, int C);
     void (*fill_random)(struct exec *e, void *p, enum dtype dtype, size_t n, float mean, float spread, uint64_t seed);
 
     /* For benchmarks (probe.h). library and library_linear are NULL where the backend uses no vendor's library. */

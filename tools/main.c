@@ -17,6 +17,7 @@
     X(logits, "write the logits of token ids to a file")                                                               \
     X(embed, "turn texts into vectors with an encoder")                                                                \
     X(perplexity, "measure the perplexity of a text")                                                                  \
+    X(quantize, "make a 4-bit checkpoint of a model")                                                                   \
     X(bench, "measure kernels, latency, throughput, a server")                                                         \
     X(key, "make an API key and its line for --api-key-file")
 

@@ -12,6 +12,7 @@
 #include "weights/weights.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -314,56 +315,127 @@ static char *header_text(const struct tensor *const *order, size_t n) {
     return text;
 }
 
-static bool write_image(FILE *f, const char *header, const struct tensor *const *order, size_t n) {
-    size_t text_bytes = strlen(header), pad = -(PREFIX_BYTES + text_bytes) % DATA_ALIGNMENT;
-    uint64_t header_bytes = text_bytes + pad;
-    unsigned char prefix[PREFIX_BYTES];
-    for (int i = 0; i < PREFIX_BYTES; i++) prefix[i] = (unsigned char)(header_bytes >> (8 * i));
-    bool ok = fwrite(prefix, 1, PREFIX_BYTES, f) == PREFIX_BYTES && fwrite(header, 1, text_bytes, f) == text_bytes;
-    while (ok && pad--) ok = fputc(' ', f) != EOF;
-    for (size_t i = 0; i < n && ok; i++)
-        ok = order[i]->bytes == 0 || fwrite(order[i]->data, 1, order[i]->bytes, f) == order[i]->bytes;
-    return ok && fflush(f) == 0 && fsync(fileno(f)) == 0;
+struct safetensors_file {
+    char path[PATH_MAX], temporary[PATH_MAX];
+    int fd;
+    struct piece {
+        char *name; /* owned */
+        size_t at, bytes;
+        bool written;
+    } * pieces; /* owned [n], by name */
+    size_t n;
+};
+
+static int by_piece_name(const void *a, const void *b) {
+    return strcmp(((const struct piece *)a)->name, ((const struct piece *)b)->name);
 }
 
-int safetensors_write(const char *path, const struct tensor *tensors, size_t n, char *err, size_t err_bytes) {
-    char temporary[PATH_MAX] = "";
-    FILE *f = NULL;
+static bool write_at(int fd, const void *data, size_t bytes, size_t at) {
+    for (const char *p = data; bytes;) {
+        const ssize_t n = pwrite(fd, p, bytes, (off_t)at);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) return false;
+        p += n, at += (size_t)n, bytes -= (size_t)n;
+    }
+    return true;
+}
+
+/* The prefix, the header's text and blanks up to where the data begins. */
+static bool write_header(int fd, const char *text, size_t data_at) {
+    const size_t text_bytes = strlen(text);
+    unsigned char prefix[PREFIX_BYTES];
+    for (int i = 0; i < PREFIX_BYTES; i++) prefix[i] = (unsigned char)((data_at - PREFIX_BYTES) >> (8 * i));
+    bool ok = write_at(fd, prefix, PREFIX_BYTES, 0) && write_at(fd, text, text_bytes, PREFIX_BYTES);
+    for (size_t at = PREFIX_BYTES + text_bytes; ok && at < data_at; at++) ok = write_at(fd, " ", 1, at);
+    return ok;
+}
+
+int safetensors_create(struct safetensors_file **out, const char *path, const struct tensor *tensors, size_t n,
+                       char *err, size_t err_bytes) {
     int status = 0;
+    char *text = NULL;
     const struct tensor **order = malloc((n + 1) * sizeof *order);
-    char *header = NULL;
-    if (!order) goto no_memory;
+    struct safetensors_file *f = *out = calloc(1, sizeof *f);
+    if (f) f->fd = -1, f->pieces = calloc(n + 1, sizeof *f->pieces);
+    if (!order || !f || !f->pieces) goto no_memory;
     for (size_t i = 0; i < n; i++) {
         check_tensor(&tensors[i]);
         order[i] = &tensors[i];
     }
     qsort(order, n, sizeof *order, by_width_and_name);
-    for (size_t i = 1; i < n; i++) /* one name with two widths slips through: it is the caller's promise */
-        CHECK(strcmp(order[i - 1]->name, order[i]->name));
-    header = header_text(order, n);
-    if (!header) goto no_memory;
+    text = header_text(order, n);
+    if (!text) goto no_memory;
+    const size_t data_at = (PREFIX_BYTES + strlen(text) + DATA_ALIGNMENT - 1) / DATA_ALIGNMENT * DATA_ALIGNMENT;
+    size_t at = data_at;
+    for (; f->n < n; at += f->pieces[f->n++].bytes) {
+        struct piece *piece = &f->pieces[f->n];
+        *piece = (struct piece){.name = strdup(order[f->n]->name), .at = at, .bytes = order[f->n]->bytes};
+        if (!piece->name) goto no_memory;
+    }
+    qsort(f->pieces, n, sizeof *f->pieces, by_piece_name);
+    for (size_t i = 1; i < n; i++) CHECK(strcmp(f->pieces[i - 1].name, f->pieces[i].name));
 
-    if (snprintf(temporary, sizeof temporary, "%s.%ld.part", path, (long)getpid()) >= (int)sizeof temporary) {
-        status =
-            fail(err, err_bytes, STATUS_TOO_LARGE, "the path to write to is longer than %zu bytes", sizeof temporary);
+    if (snprintf(f->path, sizeof f->path, "%s", path) >= (int)sizeof f->path ||
+        snprintf(f->temporary, sizeof f->temporary, "%s.%ld.part", path, (long)getpid()) >= (int)sizeof f->temporary) {
+        status = fail(err, err_bytes, STATUS_TOO_LARGE, "the path to write to is longer than %zu bytes", sizeof f->path);
         goto done;
     }
-    f = fopen(temporary, "wb");
-    if (!f) {
-        status = fail(err, err_bytes, STATUS_IO, "%s: cannot be created: %s", temporary, strerror(errno));
-        goto done;
-    }
-    bool ok = write_image(f, header, order, n);
-    if (fclose(f)) ok = false;
-    if (!ok || rename(temporary, path)) {
+    f->fd = open(f->temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (f->fd < 0)
+        status = fail(err, err_bytes, STATUS_IO, "%s: cannot be created: %s", f->temporary, strerror(errno));
+    else if (!write_header(f->fd, text, data_at) || ftruncate(f->fd, (off_t)at))
         status = fail(err, err_bytes, STATUS_IO, "%s: cannot be written: %s", path, strerror(errno));
-        unlink(temporary);
-    }
     goto done;
 no_memory:
     status = fail(err, err_bytes, STATUS_NO_MEMORY, "%s: out of memory", path);
 done:
-    cJSON_free(header);
+    cJSON_free(text);
     free(order);
+    if (status) {
+        safetensors_discard(f);
+        *out = NULL;
+    }
+    return status;
+}
+
+int safetensors_put(struct safetensors_file *f, const char *name, const void *data, char *err, size_t err_bytes) {
+    const struct piece key = {.name = (char *)name};
+    struct piece *piece = bsearch(&key, f->pieces, f->n, sizeof key, by_piece_name);
+    CHECK(piece && !piece->written);
+    piece->written = true;
+    if (write_at(f->fd, data, piece->bytes, piece->at)) return 0;
+    return fail(err, err_bytes, STATUS_IO, "%s: cannot be written: %s", f->path, strerror(errno));
+}
+
+int safetensors_commit(struct safetensors_file *f, char *err, size_t err_bytes) {
+    for (size_t i = 0; i < f->n; i++) CHECK(f->pieces[i].written);
+    int status = 0;
+    if (fsync(f->fd) || rename(f->temporary, f->path))
+        status = fail(err, err_bytes, STATUS_IO, "%s: cannot be written: %s", f->path, strerror(errno));
+    else
+        *f->temporary = 0; /* it is no more */
+    safetensors_discard(f);
+    return status;
+}
+
+void safetensors_discard(struct safetensors_file *f) {
+    if (!f) return;
+    if (f->fd >= 0) {
+        close(f->fd);
+        if (*f->temporary) unlink(f->temporary);
+    }
+    for (size_t i = 0; f->pieces && i < f->n; i++) free(f->pieces[i].name);
+    free(f->pieces);
+    free(f);
+}
+
+int safetensors_write(const char *path, const struct tensor *tensors, size_t n, char *err, size_t err_bytes) {
+    struct safetensors_file *f;
+    int status = safetensors_create(&f, path, tensors, n, err, err_bytes);
+    if (status) return status;
+    for (size_t i = 0; i < n && !status; i++)
+        status = safetensors_put(f, tensors[i].name, tensors[i].data, err, err_bytes);
+    if (!status) return safetensors_commit(f, err, err_bytes);
+    safetensors_discard(f);
     return status;
 }

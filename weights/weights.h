@@ -163,6 +163,15 @@ void safetensors_free(struct tensor *tensors, size_t n);
  * Hugging Face wants it. Order and alignment are made here; names must be unique, `bytes` must fit shape and dtype. */
 int safetensors_write(const char *path, const struct tensor *tensors, size_t n, char *err, size_t err_bytes);
 
+/* The same for what does not fit in memory: the tensors are announced (their data are not looked at), then put one by one
+ * in any order, each whole and once; commit renames the file into place and frees, discard leaves nothing behind. */
+struct safetensors_file; /* owned: a file being written */
+int safetensors_create(struct safetensors_file **out, const char *path, const struct tensor *tensors, size_t n,
+                       char *err, size_t err_bytes);
+int safetensors_put(struct safetensors_file *f, const char *name, const void *data, char *err, size_t err_bytes);
+int safetensors_commit(struct safetensors_file *f, char *err, size_t err_bytes); /* frees f, also when it fails */
+void safetensors_discard(struct safetensors_file *f);                            /* NULL is fine */
+
 /* Whether the linear layer of this name ("model.layers.3.mlp.up_proj", with or without ".weight") is quantised: its
  * weight [N, K] is then .qweight [K, N / 8] i32, .qzeros [K / group, N / 8] i32 and .scales [K / group, N] f16. */
 bool model_is_quantized(const struct model_config *config, const char *name);
@@ -184,6 +193,16 @@ int checkpoint_check(const struct checkpoint *c, const struct model_config *conf
 /* The same for an encoder; the pooler's tensors and position_ids may be there and are ignored. */
 int encoder_n_tensors(const struct encoder_config *config);
 int encoder_check(const struct checkpoint *c, const struct encoder_config *config, char *err, size_t err_bytes);
+
+/* ---- a new checkpoint's folder ----------------------------------------------------------------------------------- */
+
+/* Makes the folder; one that is there must be empty. */
+int model_folder_create(const char *folder, char *err, size_t err_bytes);
+/* What stands beside the tensors, once they are there: source's *.json, *.txt and *.jinja (tokenizer, generation_config,
+ * templates), and last config.json, source's with dtype float16 and a quantization_config as AutoAWQ writes it. Without
+ * config.json no program takes the folder for a model. */
+int model_folder_finish(const char *folder, const char *source, const struct model_quantization *quantization, char *err,
+                        size_t err_bytes);
 
 /* ---- download ---------------------------------------------------------------------------------------------------- */
 

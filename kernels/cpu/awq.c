@@ -9,7 +9,7 @@
 
 typedef uint8_t vb __attribute__((vector_size(LANES)));
 
-enum { GROUP = 128, GROUP_BYTES = GROUP / 2 };
+enum { GROUP = AWQ_GROUP, GROUP_BYTES = GROUP / 2 };
 
 size_t CPU(awq_bytes)(int rows, int cols, int group) {
     size_t n = (size_t)rows * (size_t)cols, n_groups = n / (size_t)group;

@@ -111,6 +111,15 @@ void CPU(awq_pack)(struct exec *e, const struct matrix *w, int first_row, int n_
                    const int32_t *qzeros, const uint16_t *scales);
 void CPU(awq_row)(float *out, const struct matrix *w, int row);
 
+/* quantize.c */
+void CPU(awq_round)(struct exec *e, void *out, const struct matrix *w, const struct awq_rule *rule);
+void CPU(awq_quantize)(struct exec *e, int32_t *qweight, int32_t *qzeros, uint16_t *scales, const struct matrix *w,
+                       const struct awq_rule *rule, const float *divisor);
+void CPU(awq_clip)(struct exec *e, float *limit, const float *gram, const struct matrix *w, const float *s);
+void CPU(gram_add)(struct exec *e, float *gram, const void *x, int T, int C);
+void CPU(column_abs_add)(struct exec *e, float *sums, const void *x, int T, int C);
+void CPU(row_distance_add)(struct exec *e, float *sums, const void *a, const void *b, int T, int C);
+
 /* linear_amx.c: linear of bf16 weights and activations; y of yt. Only where the instruction set has it. */
 void CPU(linear_amx)(struct exec *e, void *y, enum dtype yt, const void *x, const struct matrix *w, const void *bias,
                      int T);

@@ -26,7 +26,6 @@ enum {
     AWQ_STRIP = 16,      /* rows */
     AWQ_TILE_K = 64,     /* inputs of 512 contiguous bytes */
     AWQ_TILE_BYTES = 512,
-    AWQ_GROUP = 128,     /* inputs with one scale and zero per row */
     AWQ_SCALE_BYTES = 32, /* of a strip and a group */
     AWQ_ZERO_BYTES = 16,
 };
