@@ -474,7 +474,8 @@ def fill(template, values, subject, r=None):
 
 
 def article(r, surnames=(), places=(), kinds=None):
-    """(name, [(sentence, questions)]): questions are empty for sentences that answer none."""
+    """(kind, subject, [(sentence, questions)], missing): a sentence may have no questions; missing are questions that the
+    article does not answer."""
     which = r.choice(kinds or list(KINDS))
     short, pronoun, openings, facts = KINDS[which]
     values = Values(r, surnames, places)
@@ -518,13 +519,14 @@ def article(r, surnames=(), places=(), kinds=None):
                                         "With", "Because", "On", "Over", "During", "As", "Until", "From", "Within"):
                 tail = tail[0].lower() + tail[1:]
             rows[at:at + 2] = [(f"{a[0][:-1]}{r.choice([', and ', '; ', ', while '])}{tail}", a[1] + b[1])]
-    return which, subject, rows
+    missing = [fill(q, values, subject) for fact in facts if fact not in chosen for q in fact[1] if "{N}" in q]
+    return which, subject, rows, missing
 
 
 if __name__ == "__main__":
     r = random.Random(3)
     for _ in range(8):
-        which, name, rows = article(r)
+        which, name, rows, missing = article(r)
         print(f"--- {which}: {name}")
         for sentence, questions in rows:
             print(f"  {sentence}   <- {r.choice(questions) if questions else ''}")
