@@ -387,6 +387,8 @@ FILLER = ["Not much else is known about {s}.", "Many visitors find {s} worth a j
           "This has changed little since then.", "Newspapers wrote about it at the time.",
           "Some of the old records were lost.", "The exact numbers are not certain.",
           "Several books deal with {s}.", "A longer account can be found in the archive."]
+LOWER = set("It He She The In Its A An Since Every About At For With Because On Over During As Until From Within Today "
+            "Only To".split())
 
 
 def invent(r, syllables):
@@ -493,7 +495,7 @@ def article(r, surnames=(), places=(), kinds=None):
     if which == "person":
         later += [subject.split()[-1]] * 3
     opening = r.choice(openings)
-    chosen = r.sample(facts, r.randint(2, min(7, len(facts))))
+    chosen = r.sample(facts, min(len(facts), r.choice([2, 3, 4, 5, 6, 6, 7, 7, 8, 9])))
     rows = []
     for i, (sentences, questions) in enumerate([opening] + chosen):
         template = r.choice(sentences)
@@ -509,16 +511,16 @@ def article(r, surnames=(), places=(), kinds=None):
         rows.append((fill(template, values, mention), [fill(q, values, subject) for q in questions]))
         if r.random() < 0.12:
             rows.append((fill(r.choice(FILLER).replace("{s}", later[0]), values, subject), []))
-    if r.random() < 0.25 and len(rows) > 2:                     # two facts in one sentence
+    for _ in range(r.choice([0, 0, 1, 1, 2])):                  # two facts in one sentence
+        if len(rows) < 3:
+            break
         at = r.randrange(1, len(rows) - 1)
         a, b = rows[at], rows[at + 1]
-        if a[1] and b[1] and len(a[0]) + len(b[0]) < 220:
+        if a[1] and b[1] and len(a[0]) + len(b[0]) < 240:
             tail = b[0]
-            if not re.match(r"[A-Z][\w-]+ [A-Z]|(%s)" % re.escape(subject.split()[0]), tail) and \
-                    tail.split()[0] in ("It", "He", "She", "The", "In", "Its", "A", "An", "Since", "Every", "About", "At", "For",
-                                        "With", "Because", "On", "Over", "During", "As", "Until", "From", "Within"):
+            if tail.split()[0] in LOWER and not tail.startswith(subject):
                 tail = tail[0].lower() + tail[1:]
-            rows[at:at + 2] = [(f"{a[0][:-1]}{r.choice([', and ', '; ', ', while '])}{tail}", a[1] + b[1])]
+            rows[at:at + 2] = [(f"{a[0][:-1]}{r.choice([', and ', '; ', ', while ', ', and '])}{tail}", a[1] + b[1])]
     missing = [fill(q, values, subject) for fact in facts if fact not in chosen for q in fact[1] if "{N}" in q]
     return which, subject, rows, missing
 

@@ -135,7 +135,7 @@ def synonyms(net, lexicon):
                       lexicon.count(w, letter) >= 2]
             if word.isalpha() and word.islower() and len(word) > 3 and synset.rank.get(word, 9) == 0 and others and \
                     lexicon.count(word, letter) >= 0.8 * sum(lexicon.counts[word].values()):
-                table[word] = [letter] + others[:3]
+                table[word] = others[:3]
     return table
 
 
@@ -204,7 +204,7 @@ class Maker:
     def passage_of(self, paragraphs):
         """Consecutive paragraphs, cut at a sentence, of 100 to 1,300 characters."""
         r = self.r
-        length = int(min(1800, max(100, r.lognormvariate(6.0, 0.65))))
+        length = int(min(1800, max(100, r.lognormvariate(6.2, 0.6))))
         at = r.randrange(len(paragraphs))
         heading, rows = paragraphs[at][0], []
         glue, text = r.choice([" ", " ", " ", "\n"]), ""
@@ -227,6 +227,10 @@ class Maker:
 
     def article(self, kinds=None):
         kind, subject, rows, missing = articles.article(self.r, self.surnames, self.places, kinds)
+        if self.r.random() < 0.2:                          # longer, by sentences that have nothing to do with it
+            other = [row for row in self.passage_of(self.document()).rows if len(row[0]) < 200]
+            for row in other[:self.r.randint(1, 4)]:
+                rows.insert(self.r.randint(1, len(rows)), (row[0], []))
         return Passage(" ".join(sentence for sentence, _ in rows), [[s] + list(q) for s, q in rows], subject, kind, missing)
 
     def record(self):
@@ -249,17 +253,10 @@ class Maker:
             words = question.split(" ")
             for i in r.sample(range(len(words)), len(words)):
                 word = words[i].rstrip("?.,")
-                for ending in ("", "s", "d", "ed"):
-                    base = word[:len(word) - len(ending)] if ending else word
-                    if word.endswith(ending) and base in self.synonyms and not (ending and len(base) < 4):
-                        letter, *others = self.synonyms[base]
-                        other = r.choice(others)
-                        if (ending in ("d", "ed")) != (letter == "v" and ending != "" and ending != "s"):
-                            continue
-                        if ending in ("d", "ed"):
-                            other = other[:-1] if other.endswith("e") else other
-                            ending = "ed"
-                        words[i] = other + ending + words[i][len(word):]
+                for ending in ("", "s"):
+                    base = word[:-1] if ending else word
+                    if word.endswith(ending) and base in self.synonyms:
+                        words[i] = r.choice(self.synonyms[base]) + ending + words[i][len(word):]
                         break
                 else:
                     continue
