@@ -12,8 +12,8 @@ import re
 AUX = set("is are was were can could may might must should will would has have had does do did cannot".split())
 BE = {"is", "are", "was", "were"}
 MODAL = {"can", "could", "may", "might", "must", "should", "will", "would"}
-DETERMINERS = set("the a an this that these those each every any some all both no its their his her our your my one two "
-                  "three four five six several many most another such".split())
+DETERMINERS = set("the a an this that these those each every any some all both no its their his her our your my one "
+                  "two three four five six several many most another such".split())
 PRONOUNS = set("it they he she we this these that those there i you one who which what".split())
 PREPOSITIONS = set("of in on at by for with from to into as about under over between through during after before "
                    "without within against among per via than like upon across until since near".split())
@@ -25,16 +25,17 @@ STOP = (DETERMINERS | PRONOUNS | PREPOSITIONS | CLAUSE | AUX | set(
 NUMBERS = set("two three four five six seven eight nine ten eleven twelve fifteen twenty thirty forty fifty hundred "
               "thousand".split())
 MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
-# Verbs whose third person is also a plural noun; after a singular subject they are taken as verbs.
 PERSONS = re.compile(r"\b(he|she|who|author|user|users|man|woman|person|people|king|president|developer|developers|"
                      r"administrator|maintainer|maintainers|members?|writer|poet|painter|team)\b", re.I)
 SWAP = {"you": "I", "your": "my", "yours": "mine", "yourself": "myself", "we": "they", "our": "their"}
+VERB_NEXT = {"to", "not", "also", "you", "they", "we", "which", "that", "who", "i", "then", "does", "do", "did"}
 KEYWORDS = ["{k}", "{k}?", "{k}", "what about {k}", "how about {k}?", "info on {k}", "{k} explained", "find {k}"]
 ABOUT = ["What does it say about {n}?", "What is said about {n}?", "What about {n}?", "Tell me about {n}.",
          "What do the sources say about {n}?", "Is there anything about {n}?", "What do you know about {n}?",
          "Explain {n}.", "What should I know about {n}?", "Say something about {n}."]
-BOTH = ["What is the relation between {a} and {b}?", "How are {a} and {b} related?", "What does {a} have to do with {b}?",
-        "How does {a} affect {b}?", "What is the role of {a} in {b}?", "What connects {a} and {b}?"]
+BOTH = ["What is the relation between {a} and {b}?", "How are {a} and {b} related?",
+        "What does {a} have to do with {b}?", "How does {a} affect {b}?", "What is the role of {a} in {b}?",
+        "What connects {a} and {b}?"]
 POINT = ["Which source mentions {n}?", "Where is {n} mentioned?", "Give me the sentence about {n}.",
          "Quote the sentence that mentions {n}.", "Find the sentence with {n}."]
 
@@ -45,8 +46,8 @@ def content(text):
             if word not in STOP and word not in ASKING]
 
 
-ASKING = set("what when where why how who which is are does did do much many long often happens called used tell me say "
-             "said source sources sentence mentions mentioned explain know".split())
+ASKING = set("what when where why how who which is are does did do much many long often happens called used tell me "
+             "say said source sources sentence mentions mentioned explain know".split())
 
 
 def stem(word):
@@ -166,10 +167,11 @@ def noun_phrase(tokens, lexicon, limit=7):
     return last
 
 
-def lower_first(tokens):
+def lower_first(tokens, lexicon):
     """The tokens as they stand inside a sentence: "The" becomes "the", a name stays."""
     first = tokens[0]
-    if core(first).lower() in STOP or (first[1:].islower() and len(tokens) > 1 and not tokens[1][0].isupper()):
+    if core(first).lower() in STOP or (first[1:].islower() and (
+            not tokens[1][0].isupper() if len(tokens) > 1 else lexicon.count(first, "n") > 1)):
         first = first[0].lower() + first[1:]
     return [first] + list(tokens[1:])
 
@@ -213,7 +215,7 @@ def parsed(tokens, lexicon):
     if not at or at + 1 >= len(tokens):
         return
     verb, rest = core(tokens[at]).lower(), tokens[at + 1:]
-    subject_tokens = lower_first(tokens[:at])
+    subject_tokens = lower_first(tokens[:at], lexicon)
     subject = swap_person(" ".join(subject_tokens))
     you = tokens[0].lower() in ("you", "we")
     alone = tokens[0].lower() in PRONOUNS or subject_tokens[0].lower() in ("following", "such")
@@ -255,7 +257,8 @@ def parsed(tokens, lexicon):
             found = lexicon.forms.get(first)
             if found and found[1] == "ed" and len(rest) > 1:
                 after = core(rest[1]).lower()
-                if after == "to" or (after == "for" and first == "used"):
+                to_do = after == "to" and len(rest) > 2 and lexicon.is_base(core(rest[2]))
+                if to_do or (after == "for" and first == "used"):
                     yield f"What {verb} {subject} {first} for?" if first == "used" else \
                         f"What {verb} {subject} {first} to do?"
                 elif after == "by":
@@ -306,7 +309,7 @@ def parsed(tokens, lexicon):
                 if not head.endswith("s"):
                     yield f"What kind of {head} {inverted} {subject} {action}?"
         if not you:
-            yield f"What {inverted} {subject} {'do' if inverted != 'can' else 'do'}?"
+            yield f"What {inverted} {subject} do?"
             yield f"What happens when {subject} {core(tokens[at]) if base else 'can ' + action} {swap_person(tail)}?" \
                 if base and inverted == "does" else f"What {inverted} {subject} do?"
     # why, when, where, how: the rest names a reason, a time, a place, a means
@@ -317,8 +320,8 @@ def parsed(tokens, lexicon):
         asks += ["Why", "For what reason", "Why"]
     elif re.search(r" to \w+ ", rest_text) and lexicon.is_base(re.search(r" to (\w+) ", rest_text)[1]):
         asks += ["Why", "For what purpose"]
-    if re.search(rf"\b(in|since|until|on|from) (the )?(\d{{4}}|{MONTHS})\b|\b(when|before|after|until|during|whenever|as "
-                 r"soon as)\b", rest_text):
+    if re.search(rf"\b(in|since|until|on|from) (the )?(\d{{4}}|{MONTHS})\b|\b(when|before|after|until|during|whenever|"
+                 r"as soon as)\b", rest_text):
         asks += ["When", "When"]
         if re.search(r"\bin (1\d\d\d|20\d\d)\b", rest_text):
             asks += ["In what year", "In which year"]
@@ -328,13 +331,10 @@ def parsed(tokens, lexicon):
         asks += ["Where"]
     if asks and len(tail.split()) <= 12:
         for ask in asks:
-            cut = re.split(r" (?:because|so that|in order to|when|before|after|until|during|whenever|by|with|using|via|"
-                           r"through|in|at|on|under|inside|near|to|since)\b", " " + body.split(" ", 1)[-1])[0].strip() \
-                if ask != "Why" else body.split(" ", len(subject.split()))[-1]
             cut = body[len(subject):].strip()
             if ask.startswith(("When", "In wh")):
-                cut = re.split(rf" (?:in|since|until|on|from) (?:the )?(?:\d{{4}}|(?:{MONTHS}))\b| (?:when|before|after|"
-                               r"until|during|whenever|as soon as)\b", " " + cut)[0].strip()
+                cut = re.split(rf" (?:in|since|until|on|from) (?:the )?(?:\d{{4}}|(?:{MONTHS}))\b| (?:when|before|"
+                               r"after|until|during|whenever|as soon as)\b", " " + cut)[0].strip()
             elif ask == "How":
                 cut = re.split(r" (?:by|with|using|through|via) ", " " + cut)[0].strip()
             elif ask == "Where":
@@ -402,7 +402,7 @@ def patterned(sentence, tokens, lexicon):
             if re.match(r"(The|An?) ", before):
                 m = noun_phrase(tokens, lexicon)
                 if m and m < 6:
-                    subject = " ".join(lower_first(tokens[:m]))
+                    subject = " ".join(lower_first(tokens[:m], lexicon))
                     yield f"How many {things} does {subject} have?"
                     yield f"How many {things} does {subject} need?"
                     yield f"What is the number of {things} of {subject}?"
@@ -430,8 +430,8 @@ def entry(sentence):
     found = re.match(r'(?:In [a-z ]+, )?(?:"([\w -]+)"|[Tt]o ([\w -]+?)) means (?:to )?([^.;]{8,200})', sentence)
     if found:
         word, short = found[1] or found[2], clip(found[3].split())
-        yield from (f"What does {word} mean?", f"What does {word} mean?", f'What does "{word}" mean?', f"Define {word}.",
-                    f"What is the meaning of {word}?", f"Which word means {short}?",
+        yield from (f"What does {word} mean?", f"What does {word} mean?", f'What does "{word}" mean?',
+                    f"Define {word}.", f"What is the meaning of {word}?", f"Which word means {short}?",
                     f"What is another way to say {short}?")
     found = re.match(r"(?!For example)([A-Z][\w' -]{1,30}): (An? |The |One |To )?([^.;]{12,200})", sentence)
     if found:
@@ -451,6 +451,11 @@ def noun_phrases(tokens, lexicon):
     """(start, end) of the noun phrases, without determiners."""
     i = 0
     while i < len(tokens):
+        before, word = core(tokens[i - 1]).lower() if i else "", core(tokens[i])
+        if before in MODAL | VERB_NEXT and lexicon.is_base(word) or (
+                i == 0 and lexicon.forms.get(word.lower(), ("", ""))[1] == "s" and lexicon.verb(word)):
+            i += 1
+            continue
         n = noun_phrase(tokens[i:], lexicon)
         if n:
             start = i + (core(tokens[i]).lower() in DETERMINERS)
@@ -476,7 +481,7 @@ def ask(sentence, lexicon, rarity, r):
         words = [core(token) for token in tokens[start:end]]
         if words and all(words):
             if start == 0:
-                words = lower_first(words)
+                words = lower_first(words, lexicon)
             phrases.append((max(rarity(stem(word.lower())) for word in words), " ".join(words), start))
     phrases.sort(reverse=True)
     phrases = [(rank, text, start) for rank, text, start in phrases if len(text) > 2 and not text.isdigit()]

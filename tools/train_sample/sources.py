@@ -30,8 +30,8 @@ import articles
 import questions
 
 # The scaffold. Whoever asks these models (evaluate.py, a retrieval front end) uses exactly this.
-SYSTEM = ("Answer from the numbered sources alone, in one or two sentences, and end with the number of the source, such "
-          "as [1]. If the sources do not have the answer, say: Not in the documents.")
+SYSTEM = ("Answer from the numbered sources alone, in one or two sentences, and end with the number of the source, "
+          "such as [1]. If the sources do not have the answer, say: Not in the documents.")
 NOT_FOUND = "Not in the documents."
 
 
@@ -47,7 +47,8 @@ def answer(sentence, number):
 def chatml(system, turns):
     """As the chat template renders it."""
     return f"<|im_start|>system\n{system}<|im_end|>\n" + "".join(
-        f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{reply}<|im_end|>\n" for question, reply in turns)
+        f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{reply}<|im_end|>\n"
+        for question, reply in turns)
 
 
 # -------------------------------------------------------------------------------------------------------- pool
@@ -57,7 +58,8 @@ NOT_ALONE = re.compile(r"(It is (also called|a kind of)|Another word for|For exa
 
 
 def sentences_of(paragraph):
-    return re.split(r"(?<=[.!?])\s+(?=[A-Z\"'])(?<!e\.g\. )(?<!i\.e\. )(?<!etc\. )(?<!vs\. )(?<!Dr\. )(?<!Mr\. )", paragraph)
+    return re.split(r"(?<=[.!?])\s+(?=[A-Z\"'])(?<!e\.g\. )(?<!i\.e\. )(?<!etc\. )(?<!vs\. )(?<!Dr\. )(?<!Mr\. )",
+                    paragraph)
 
 
 def answerable(sentence):
@@ -231,7 +233,8 @@ class Maker:
             other = [row for row in self.passage_of(self.document()).rows if len(row[0]) < 200]
             for row in other[:self.r.randint(1, 4)]:
                 rows.insert(self.r.randint(1, len(rows)), (row[0], []))
-        return Passage(" ".join(sentence for sentence, _ in rows), [[s] + list(q) for s, q in rows], subject, kind, missing)
+        return Passage(" ".join(sentence for sentence, _ in rows), [[s] + list(q) for s, q in rows], subject, kind,
+                       missing)
 
     def record(self):
         """Sentences of one form, about different names: pure look-up."""
@@ -310,9 +313,10 @@ class Maker:
                 if shown.subject not in question:
                     continue
                 return self.rephrase(question), NOT_FOUND
-            other = near() if r.random() < 0.5 else self.article() if r.random() < 0.3 else self.passage_of(self.document())
+            other = near() if r.random() < 0.5 else self.article() if r.random() < 0.3 else \
+                self.passage_of(self.document())
             rows = [row for row in other.rows if row[1]]
-            if not rows or other.kind == "record" or (other.subject and any(p.subject == other.subject for p in passages)):
+            if not rows or (other.subject and any(p.subject == other.subject for p in passages)):
                 continue
             question = r.choice(r.choice(rows)[1])
             if other.subject and other.subject not in question:
@@ -428,7 +432,8 @@ def held_out_set(path, n):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with documents.jsonl; the pool is written here")
+    parser.add_argument("--data", type=Path, required=True,
+                        help="folder with documents.jsonl; the pool is written here")
     parser.add_argument("--wordnet", type=Path, help="WordNet's files (dict folder): build the pool")
     parser.add_argument("--limit-mb", type=float, default=60, help="largest pool, uncompressed (default %(default)s)")
     parser.add_argument("--held-out", type=int, default=512, help="conversations to hold out (default %(default)s)")

@@ -310,6 +310,8 @@ class SourceStream:
     def draw(self, n, _context):
         if not self.made:
             self.take(1, True)
+            if not self.made:
+                raise RuntimeError("no worker has made a conversation in 60 s")
         self.take(4, False)
         rows = torch.randint(0, min(self.made, self.capacity), (n,), device=self.device)
         ids = self.ids[rows].long()
@@ -365,8 +367,8 @@ def perplexity(model, ids, device):
 
 @torch.no_grad()
 def greedy(model, prompts, end, device, n_tokens, deadline):
-    """Answers to prompts (lists of ids), None for those that there was no time for. There is no KV cache: for so small a
-    model the whole again is fast enough."""
+    """Answers to prompts (lists of ids), None for those that there was no time for. There is no KV cache: for so small
+    a model the whole again is fast enough."""
     answers = [[] for _ in prompts]
     for i, prompt in enumerate(prompts):
         if len(prompt) + n_tokens > model.cos.shape[0]:
@@ -411,8 +413,8 @@ def check_sources(model, data, device, special, n, deadline):
     cited = sum(want[-3:] == got[-3:] for want, got in there)
     print(f"sources, held out ({len(done)} of {len(rows)} answered): right passage {cited / len(there):.3f}, right "
           f"sentence {sum(want == got for want, got in there) / len(there):.3f}, wrongly not found "
-          f"{sum(got == sources.NOT_FOUND for _, got in there) / len(there):.3f} of {len(there)}; not found where it is "
-          f"not {sum(got == sources.NOT_FOUND for got in absent) / len(absent):.3f} of {len(absent)}", flush=True)
+          f"{sum(got == sources.NOT_FOUND for _, got in there) / len(there):.3f} of {len(there)}; not found where it "
+          f"is not {sum(got == sources.NOT_FOUND for got in absent) / len(absent):.3f} of {len(absent)}", flush=True)
     for want, got, asked in done[:12]:
         print(f"    {asked.rsplit('Question: ', 1)[-1]}\n      wanted {want}\n      got    {got}")
 
@@ -578,7 +580,7 @@ def main():
     parser.add_argument("--context", type=int, default=1536, help="tokens in a training window (default %(default)s)")
     parser.add_argument("--rows", type=int, default=44, help="windows in a batch (default %(default)s)")
     parser.add_argument("--muon-rate", type=float, default=0.02)
-    parser.add_argument("--adam-rate", type=float, default=0.004)
+    parser.add_argument("--adam-rate", type=float, help="default 0.004, of the large one 0.003")
     parser.add_argument("--report", type=float, default=15, help="seconds between progress lines (default %(default)s)")
     parser.add_argument("--sample-tokens", type=int, default=150,
                         help="longest sample generation (default %(default)s)")
@@ -588,6 +590,7 @@ def main():
     a = parser.parse_args()
     for name, value in SIZES[a.size].items():
         setattr(a, name, getattr(a, name) or value)
+    a.adam_rate = a.adam_rate or {"small": 0.004, "large": 0.003}[a.size]
 
     vocabulary = json.loads((a.data / "tokenizer.json").read_text(encoding="utf-8"))
     special = {token["content"]: token["id"] for token in vocabulary["added_tokens"]}
