@@ -133,7 +133,7 @@ def synonyms(net, lexicon):
             continue
         letter = synset.key[1]
         for word in synset.words:
-            others = [w for w in synset.words if w != word and w.isalpha() and w.islower() and len(w) > 2 and
+            others = [w for w in synset.words if w != word and w.isalpha() and w.islower() and len(w) > 3 and
                       lexicon.count(w, letter) >= 2]
             if word.isalpha() and word.islower() and len(word) > 3 and synset.rank.get(word, 9) == 0 and others and \
                     lexicon.count(word, letter) >= 0.8 * sum(lexicon.counts[word].values()):
@@ -256,10 +256,15 @@ class Maker:
             words = question.split(" ")
             for i in r.sample(range(len(words)), len(words)):
                 word = words[i].rstrip("?.,")
+                if word.lower() in questions.STOP | questions.ASKING:
+                    continue
                 for ending in ("", "s"):
                     base = word[:-1] if ending else word
                     if word.endswith(ending) and base in self.synonyms:
-                        words[i] = r.choice(self.synonyms[base]) + ending + words[i][len(word):]
+                        other = r.choice(self.synonyms[base])
+                        if ending and re.search(r"(s|x|z|ch|sh|y)$", other):
+                            continue
+                        words[i] = other + ending + words[i][len(word):]
                         break
                 else:
                     continue

@@ -7,11 +7,11 @@
 
 A batch mixes windows of text, windows of conversations, and windows of conversations that answer from sources, which
 worker processes make while training runs (sources.py). schedule() has the shares. In conversations an answer's tokens
-weigh 1 and all others 0.1; where it answers from sources, the first tokens, which choose the sentence, and the number
-of the source weigh more. Matrices are trained by Muon (momentum, orthogonalised by five Newton-Schulz steps; Jordan et
-al. 2024), embeddings and norms by AdamW. The schedule follows wall time: --minutes counts from the start of the
-program and covers loading and compiling; up to --check-seconds of checks follow. Every --save-seconds the checkpoint is
-written, so that a run that is cut off leaves one.
+weigh 1 and all others 0.1; where it answers from sources they weigh more, most of all the first tokens, which choose
+the sentence, and the number of the source. Matrices are trained by Muon (momentum, orthogonalised by five Newton-Schulz
+steps; Jordan et al. 2024), embeddings and norms by AdamW. The schedule follows wall time: --minutes counts from the
+start of the program and covers loading and compiling; up to --check-seconds of checks follow. Every --save-seconds the
+checkpoint is written, so that a run that is cut off leaves one.
 
 Reads from --data what prepare.py and sources.py wrote, and heldout.txt. Writes a folder in Hugging Face layout to --out
 and, with --parts, the same as a tar.gz in parts of 15 MiB. Last, it prints the score on sources-heldout.jsonl (greedy:
@@ -244,7 +244,9 @@ class Stream:
         return ids[:, :-1], ids[:, 1:], weights
 
 
-FIRST, NUMBER = 2.5, 3.0             # weights of an answer's first three tokens and of its source's number
+# Weights of an answer's tokens, of its first three, which choose the sentence, and of its source's number. They are more
+# than 1 since a window has only some 200 of them, and a window of plain text 1,536 that weigh 1.
+ANSWER, FIRST, NUMBER = 2.0, 5.0, 6.0
 
 
 def source_rows(path, tokenizer, special, context, seed, progress, out):
@@ -261,6 +263,7 @@ def source_rows(path, tokenizer, special, context, seed, progress, out):
             answer = np.flatnonzero(np.diff(weights >= 1, prepend=False) & (weights >= 1))
             for first in answer.tolist():
                 end = first + int(np.flatnonzero(ids[first:] == special["<|im_end|>"])[0])
+                weights[first:end + 1] = ANSWER
                 weights[first:min(first + 3, end)] = FIRST
                 if end - first > 3 and ids[end - 1] == special["]"]:
                     weights[end - 2] = NUMBER
