@@ -131,7 +131,7 @@ class Qwen3(nn.Module):
         self.register_buffer("sin", angle.sin(), persistent=False)
         for name, p in self.named_parameters():
             if p.ndim == 2:
-                nn.init.normal_(p, std=0.02 if "embed" in name else p.shape[1] ** -0.5)
+                nn.init.normal_(p, std=5.12 / p.shape[1] if "embed" in name else p.shape[1] ** -0.5)
             if "o_proj" in name or "down_proj" in name:
                 nn.init.zeros_(p)
 
@@ -244,8 +244,8 @@ class Stream:
         return ids[:, :-1], ids[:, 1:], weights
 
 
-# Weights of an answer's tokens, of its first three, which choose the sentence, and of its source's number. They are more
-# than 1 since a window has only some 200 of them, and a window of plain text 1,536 that weigh 1.
+# Weights of an answer's tokens, of its first three, which choose the sentence, and of its source's number. They are
+# more than 1 since a window has only some 200 of them, and a window of plain text 1,536 that weigh 1.
 ANSWER, FIRST, NUMBER = 2.0, 5.0, 6.0
 
 
