@@ -7,14 +7,13 @@ for one another need the same vocabulary: --tokenizer takes that of a trained sa
 
 Reads train.txt, val.txt, chat.jsonl (see corpus.py) in --data and writes there:
     tokenizer.json, tokenizer_config.json
-    text.npz.xz  chat.npz.xz  val.npz.xz     uint16 arrays "ids", documents separated by <|endoftext|>
+    text.u16.xz  chat.u16.xz  val.u16.xz     token ids, little-endian, documents separated by <|endoftext|>
 
 Example:
     tools/train_sample/prepare.py --data .train --tokenizer weights/sample/small
     tools/train_sample/prepare.py --data .train --chat-template Qwen2.5-7B-Instruct.jinja --vocab 6144
 """
 import argparse
-import io
 import json
 import lzma
 import shutil
@@ -84,10 +83,9 @@ def encode(tokenizer, texts, end):
 
 
 def save(path, ids):
-    # low and high bytes apart compress better
-    buffer = io.BytesIO()
-    np.savez(buffer, low=(ids & 255).astype(np.uint8), high=(ids >> 8).astype(np.uint8))
-    path.write_bytes(lzma.compress(buffer.getvalue(), preset=6))
+    # two bytes a token, and LZMA told so: a quarter smaller than its defaults
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 6, "lc": 3, "lp": 1, "pb": 1}]
+    path.write_bytes(lzma.compress(ids.astype("<u2").tobytes(), filters=filters))
     print(f"{path.name}: {len(ids) / 1e6:.2f} M tokens, {path.stat().st_size / 1e6:.1f} MB")
 
 
@@ -121,9 +119,9 @@ def main():
             json.dumps(tokenizer_config(tokenizer, chat_template), indent=2, ensure_ascii=False) + "\n")
     template = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(chat_template)
     end = tokenizer.token_to_id("<|endoftext|>")
-    save(data / "val.npz.xz", encode(tokenizer, (data / "val.txt").read_text().split("\n\f\n"), end))
-    save(data / "chat.npz.xz", encode(tokenizer, [render(template, c) for c in conversations], end))
-    save(data / "text.npz.xz", encode(tokenizer, train, end))
+    save(data / "val.u16.xz", encode(tokenizer, (data / "val.txt").read_text().split("\n\f\n"), end))
+    save(data / "chat.u16.xz", encode(tokenizer, [render(template, c) for c in conversations], end))
+    save(data / "text.u16.xz", encode(tokenizer, train, end))
 
 
 if __name__ == "__main__":

@@ -206,8 +206,7 @@ class Muon:
 # -------------------------------------------------------------------------------------------------------- data
 
 def load(path):
-    with np.load(io.BytesIO(lzma.decompress(path.read_bytes()))) as arrays:
-        return arrays["low"].astype(np.uint16) | (arrays["high"].astype(np.uint16) << 8)
+    return np.frombuffer(lzma.decompress(path.read_bytes()), dtype="<u2")
 
 
 def answer_weights(ids, special, other):
@@ -474,10 +473,10 @@ def schedule(progress):
 
 def train(model, config, special, stream, a, device):
     end = special["<|endoftext|>"]
-    chat_ids = load(a.data / "chat.npz.xz")
+    chat_ids = load(a.data / "chat.u16.xz")
     chat = Stream(chat_ids, end, device, answer_weights(chat_ids, special, 0.1))
-    text = Stream(load(a.data / "text.npz.xz"), end, device, at_start=0.3)
-    val = Stream(load(a.data / "val.npz.xz"), end, device, at_start=0.0)
+    text = Stream(load(a.data / "text.u16.xz"), end, device, at_start=0.3)
+    val = Stream(load(a.data / "val.u16.xz"), end, device, at_start=0.0)
     print(f"text {len(text.ids) / 1e6:.2f} M tokens, chat {len(chat_ids) / 1e6:.2f} M, val {len(val.ids) / 1e6:.2f} M; "
           f"loaded after {time.time() - START:.0f} s", flush=True)
     torch.manual_seed(0)
