@@ -10,6 +10,7 @@ hash of its name, is held out; held-out documents pass the dedupe first, so none
 Writes into --out:
     train.txt  val.txt     documents, separated by a line that holds one form feed (\\f)
     chat.jsonl             {"turns": [[question, answer], ...], "system": text or null} per line
+    documents.jsonl        {"package", "name", "held_out", "blocks"} per line: the same documents, for sources.py
     heldout.txt            <= 100 kB out of the held-out documents whose licence allows redistribution with a notice
     stats.json             characters and documents per package
 
@@ -406,6 +407,10 @@ def main():
     held = [d for d in kept if d[3]]
     (arguments.out / "train.txt").write_text("\n\f\n".join(render(d[2]) for d in train))
     (arguments.out / "val.txt").write_text("\n\f\n".join(render(d[2]) for d in held))
+    with open(arguments.out / "documents.jsonl", "w") as file:
+        for package, name, blocks, held_out in kept:
+            file.write(json.dumps({"package": package, "name": name, "held_out": held_out, "blocks": blocks},
+                                  ensure_ascii=False) + "\n")
     text, used = "", collections.Counter()
     for package, _, blocks, _ in held:
         piece = render(blocks) + "\n\n"
