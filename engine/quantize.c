@@ -26,6 +26,7 @@
 
 enum {
     N_ALPHAS = 20,
+    MAX_RULES = 1 + N_ALPHAS,
     CHUNK_TOKENS = 4096, /* at least one sequence */
     BLOCK_TOKENS = 16,   /* P of the calibration's KV */
     MAX_PARTS = 3,
@@ -72,7 +73,8 @@ struct quantizer {
     /* device: sums of a search */
     float *gram, *magnitude; /* [K / 128, 128, 128], [K] of the group's input */
     float *scalings;         /* [N_ALPHAS, K] */
-    float *distances;        /* [N_ALPHAS + 1, T]: of each alpha, and |reference|^2 */
+    float *limits;           /* [N_ALPHAS, rows, K / 128] */
+    float *distances;        /* [MAX_RULES + 1, T]: of each rule, and |reference|^2 */
     int32_t *qweight, *qzeros;
     uint16_t *scales;
 
@@ -157,10 +159,11 @@ static void take_all(struct quantizer *q) {
     };
     const int inputs[QUANTIZE_GROUPS] = {C, QD, C, F};
     const size_t widest = most(most((size_t)C, (size_t)F), (size_t)QD), act = dtype_bytes(DTYPE_F16);
-    size_t largest = 0; /* elements of one linear */
+    size_t largest = 0, most_weights = 0; /* elements of one linear, of one group */
     for (int i = 0; i < QUANTIZE_GROUPS; i++) {
         q->groups[i] = groups[i];
         take_group(q, &q->groups[i], inputs[i]);
+        most_weights = most(most_weights, (size_t)group_rows(&groups[i]) * (size_t)inputs[i]);
         for (int p = 0; p < groups[i].n_parts; p++)
             largest = most(largest, (size_t)groups[i].rows[p] * (size_t)inputs[i]);
     }
@@ -182,7 +185,8 @@ static void take_all(struct quantizer *q) {
     q->gram = take(q, widest * AWQ_GROUP * sizeof *q->gram);
     q->magnitude = take(q, widest * sizeof *q->magnitude);
     q->scalings = take(q, N_ALPHAS * widest * sizeof *q->scalings);
-    q->distances = take(q, (N_ALPHAS + 1) * T * sizeof *q->distances);
+    q->limits = take(q, N_ALPHAS * (most_weights / AWQ_GROUP) * sizeof *q->limits);
+    q->distances = take(q, (MAX_RULES + 1) * T * sizeof *q->distances);
     take_batch(q);
     take_rope(q);
 }
@@ -388,12 +392,24 @@ static void make_scalings(struct quantizer *q, int K) {
     exec_upload(q->e, q->scalings, all, (size_t)N_ALPHAS * (size_t)K * sizeof *all);
 }
 
+/* Limits that suit group i's weights under a scaling s, into limit [rows, K / 128]. */
+static void make_limits(struct quantizer *q, int i, float *limit, const float *s) {
+    const struct group *g = &q->groups[i];
+    const size_t first = (size_t)g->first_clipped, K = (size_t)g->w.cols;
+    struct matrix clipped = g->w;
+    clipped.rows -= g->first_clipped;
+    clipped.data = (const char *)g->w.data + 2 * first * K;
+    fill_random(q->e, limit, DTYPE_F32, first * (K / AWQ_GROUP), INFINITY, 0, 0);
+    awq_clip(q->e, limit + first * (K / AWQ_GROUP), q->gram, &clipped, s);
+}
+
 /* errors [n_rules]: of group i's block under each rule, relative to its output. */
 static int measure_errors(struct quantizer *q, int i, double *errors, const struct awq_rule *rules, int n_rules,
                           char *err, size_t err_bytes) {
     struct group *g = &q->groups[i];
     const size_t T = (size_t)q->batch.T;
     const int C = q->config->hidden;
+    double sums[MAX_RULES + 1];
     clear(q, q->distances, (size_t)(n_rules + 1) * T);
     for (int chunk = 0; chunk < q->n_chunks; chunk++) {
         void *h;
@@ -410,7 +426,6 @@ static int measure_errors(struct quantizer *q, int i, double *errors, const stru
     int status = exec_finish(q->e, err, err_bytes);
     if (status) return status;
     exec_download(q->e, q->host, q->distances, (size_t)(n_rules + 1) * T * sizeof *q->host);
-    double sums[N_ALPHAS + 1];
     for (int r = 0; r <= n_rules; r++) {
         sums[r] = 0;
         for (size_t t = 0; t < T; t++) sums[r] += q->host[(size_t)r * T + t];
@@ -424,51 +439,44 @@ static int measure_errors(struct quantizer *q, int i, double *errors, const stru
     return 0;
 }
 
-/* Chooses group i's rule. */
+/* Chooses group i's rule: of plain rounding, and each scaling with the limits that suit it. */
 static int search(struct quantizer *q, int i, struct quantize_result *result, char *err, size_t err_bytes) {
     struct group *g = &q->groups[i];
-    const int K = g->w.cols, n_rules = q->options->scale && g->scalable ? N_ALPHAS : 1;
-    struct awq_rule rules[N_ALPHAS] = {{0}};
-    double errors[N_ALPHAS];
+    const bool scale = q->options->scale && g->scalable, clip = q->options->clip;
+    const size_t K = (size_t)g->w.cols, n_limits = (size_t)g->w.rows * (K / AWQ_GROUP);
+    const int n_alphas = scale ? N_ALPHAS : clip;
+    struct awq_rule rules[MAX_RULES] = {{0}}; /* the first is plain rounding; rule 1 + j is alpha = j / N_ALPHAS */
+    double errors[MAX_RULES];
     int best = 0;
-    if (n_rules > 1 || q->options->clip) measure_input(q, i);
-    if (n_rules > 1) make_scalings(q, K);
-    for (int r = 1; r < n_rules; r++) rules[r].s = q->scalings + (size_t)r * (size_t)K;
-    int status = measure_errors(q, i, errors, rules, n_rules, err, err_bytes);
+    if (n_alphas) measure_input(q, i);
+    if (scale) make_scalings(q, (int)K);
+    for (int j = 0; j < n_alphas; j++) {
+        struct awq_rule *rule = &rules[1 + j];
+        if (j) rule->s = q->scalings + (size_t)j * K;
+        if (clip) make_limits(q, i, q->limits + (size_t)j * n_limits, rule->s), rule->limit = q->limits + (size_t)j * n_limits;
+    }
+    int status = measure_errors(q, i, errors, rules, 1 + n_alphas, err, err_bytes);
     if (status) return status;
-    for (int r = 1; r < n_rules; r++)
+    for (int r = 1; r <= n_alphas; r++)
         if (errors[r] < errors[best]) best = r;
-    result->scaled = best > 0;
-    result->exponent = (double)best / N_ALPHAS;
-    result->error_nearest = errors[0];
-    result->error = result->error_scaled = errors[best];
-    if (best) {
-        const size_t bytes = (size_t)K * sizeof(float);
-        exec_download(q->e, q->host, rules[best].s, bytes);
-        exec_upload(q->e, g->s, q->host, bytes);
+    if (rules[best].s) { /* the other groups of this layer will want the room */
+        exec_download(q->e, q->host, rules[best].s, K * sizeof *q->host);
+        exec_upload(q->e, g->s, q->host, K * sizeof *q->host);
         g->rule.s = g->s;
     }
-    if (!q->options->clip) return 0;
-
-    struct matrix clipped = g->w;
-    clipped.rows -= g->first_clipped;
-    clipped.data = (const char *)g->w.data + 2 * (size_t)g->first_clipped * (size_t)K;
-    const size_t kept = (size_t)g->first_clipped * (size_t)(K / AWQ_GROUP);
-    struct awq_rule rule = {.s = g->rule.s, .limit = g->limit};
-    fill_random(q->e, g->limit, DTYPE_F32, kept, INFINITY, 0, 0);
-    awq_clip(q->e, g->limit + kept, q->gram, &clipped, rule.s);
-    status = measure_errors(q, i, errors, &rule, 1, err, err_bytes);
-    if (status || !(errors[0] < result->error_scaled)) return status;
-    g->rule = rule;
-    result->clipped = true;
-    result->error = errors[0];
+    if (rules[best].limit) make_limits(q, i, g->limit, g->rule.s), g->rule.limit = g->limit;
+    result->scaled = g->rule.s != NULL;
+    result->clipped = g->rule.limit != NULL;
+    result->exponent = best ? (double)(best - 1) / N_ALPHAS : 0;
+    result->error_nearest = errors[0];
+    result->error = errors[best];
     return 0;
 }
 
 static int quantize_group(struct quantizer *q, int i, struct quantize_result *result, char *err, size_t err_bytes) {
     struct group *g = &q->groups[i];
     *result = (struct quantize_result){.layer = q->layer, .linears = g->linears, .error_nearest = NAN,
-                                       .error_scaled = NAN, .error = NAN};
+                                       .error = NAN};
     g->rule = (struct awq_rule){0};
     int status = q->n_chunks ? search(q, i, result, err, err_bytes) : 0;
     if (!status && q->n_chunks) awq_round(q->e, (void *)g->q.data, &g->w, &g->rule);
@@ -619,7 +627,7 @@ static int open_quantizer(struct quantizer *q, char *err, size_t err_bytes) {
     }
     largest = most(largest, 2 * (size_t)o->length * (size_t)c->head_dim); /* the rope table */
     q->staging = malloc(2 * largest);
-    q->host = malloc(most(N_ALPHAS * widest, (N_ALPHAS + 1) * T) * sizeof *q->host);
+    q->host = malloc(most(N_ALPHAS * widest, (MAX_RULES + 1) * T) * sizeof *q->host);
     if (q->staging && q->host) take_all(q);
     if (q->staging && q->host && !q->failed) return 0;
     return fail(err, err_bytes, STATUS_NO_MEMORY,

@@ -31,9 +31,8 @@ struct quantize_result {
     const char *linears;   /* "q_proj k_proj v_proj" */
     bool scaled, clipped;  /* false: not at all, or the error was smaller without */
     double exponent;       /* alpha */
-    double error_nearest;  /* weights rounded to the nearest */
-    double error_scaled;   /* scaled by the best alpha; at most error_nearest */
-    double error;          /* clipped as well: of what was written; at most error_scaled */
+    double error_nearest;  /* were the weights rounded to the nearest */
+    double error;          /* of what was written: at most error_nearest */
 };
 
 /* Whether the model can be quantised: a sentence if not. */

@@ -69,7 +69,6 @@ static void print_json(const struct report *r, const struct quantize_flags *f) {
         if (g->scaled) cJSON_AddNumberToObject(item, "alpha", g->exponent);
         cJSON_AddBoolToObject(item, "clipped", g->clipped);
         add_error(item, "error_nearest", g->error_nearest);
-        add_error(item, "error_scaled", g->error_scaled);
         add_error(item, "error", g->error);
         cJSON_AddItemToArray(groups, item);
     }
@@ -92,13 +91,12 @@ static void print_people(const struct report *r, const struct quantize_flags *f)
     if (r->n_results && !isnan(r->results[0].error)) {
         printf("Squared error of each block's output, relative to the output, %d sequences of %d tokens:\n\n",
                r->n_sequences, f->length);
-        printf("layer  %-20s  alpha  nearest   scaled  clipped\n", "linear layers");
+        printf("layer  %-20s  alpha  nearest  written\n", "linear layers");
         for (size_t i = 0; i < r->n_results; i++) {
             const struct quantize_result *g = &r->results[i];
             char alpha[16] = "-";
             if (g->scaled) snprintf(alpha, sizeof alpha, "%.2f", g->exponent);
-            printf("%5d  %-20s  %5s  %7.5f  %7.5f  %7.5f%s\n", g->layer, g->linears, alpha, g->error_nearest,
-                   g->error_scaled, g->error, f->clip && !g->clipped ? " (not clipped)" : "");
+            printf("%5d  %-20s  %5s  %7.5f  %7.5f\n", g->layer, g->linears, alpha, g->error_nearest, g->error);
         }
         putchar('\n');
     }
