@@ -26,7 +26,7 @@
              .high = 1 << 28, .shown = "from the memory"),                                                             \
         FLAG(BOOL, "enable-prefix-caching", &(o).enable_prefix_caching, NULL, "reuse the KV of repeated prefixes"),    \
         FLAG(STRING, "speculative-config", &(o).speculative_config, "JSON",                                            \
-             "speculative decoding, e.g. '{\"method\": \"ngram\"}'; see README", .shown = "none")
+             "speculative decoding, e.g. '{\"method\": \"ngram\"}'; server/README.md has all", .shown = "none")
 
 /* Those of the device, which all models of a process share: */
 #define ENGINE_DEVICE_FLAGS(o)                                                                                         \
