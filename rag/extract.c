@@ -106,7 +106,7 @@ static int pdf_failed(const struct sandbox_result *r, char *err, size_t err_byte
         return fail(err, err_bytes, STATUS_INVALID, "it is encrypted: it can be read with its password only");
     if (code == 3) return fail(err, err_bytes, STATUS_INVALID, "its author forbids taking text out of it");
     size_t n = strcspn(errors, "\n");
-    return fail(err, err_bytes, STATUS_INVALID, "pdftotext cannot read it: %.*s", (int)(n < 300 ? n : 300),
+    return fail(err, err_bytes, STATUS_INVALID, "it is broken; pdftotext says: %.*s", (int)(n < 300 ? n : 300),
                 n ? errors : "no reason given");
 }
 

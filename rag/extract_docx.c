@@ -214,6 +214,11 @@ static void end_table_part(struct docx *x, const char *name) {
     } else if (x->tables == 1 && !strcmp(name, "w:tc")) {
         x->column += x->span;
         x->cell_open = false;
+    } else if (x->tables == 1 && !strcmp(name, "w:tr") && doc_current(x->d)) {
+        /* a row whose cells all belong to cells above is a row all the same */
+        const struct doc_cell *last = x->d->n_cells ? &x->d->cells[x->d->n_cells - 1] : NULL;
+        bool any = last && x->d->n_cells > doc_current(x->d)->first_cell && last->row == x->row;
+        if (!any && x->column && !x->merges[0]) doc_cell(x->d, x->row, 0, 1, 1);
     }
 }
 

@@ -3,8 +3,10 @@
  *     <page ...><flow><block ...><line ...><word xMin="72.0" yMin="72.6" xMax="92.0" yMax="85.9">The</word>
  *
  * poppler has put blocks into reading order. What it does not say is what a block is: lines of a larger size than most
- * of the text are headings, larger ones of a higher level; a bullet begins a list item. The text is read by a scanner
- * of its own, because poppler prints whatever bytes a hostile font maps to, which no XML parser would take. */
+ * of the text are headings, larger ones of a higher level; so is a short line of its own above a paragraph that begins
+ * at the same margin. A bullet begins a list item, also where it stands in a block of its own beside the lines. The
+ * text is read by a scanner of its own, because poppler prints whatever bytes a hostile font maps to, which no XML
+ * parser would take. */
 #include "rag/extract.h"
 
 #include "kernels/status.h"
@@ -20,7 +22,9 @@
 struct line {
     size_t start, end; /* in the text buffer */
     float size;        /* of its letters, in points */
+    float x, x_end, y; /* where it stands on its page */
     uint32_t page, block;
+    bool item, bullet; /* a bullet stands before it; it is a bullet, and nothing else */
 };
 
 struct pdf {
@@ -31,6 +35,7 @@ struct pdf {
     size_t n_lines, lines_capacity;
     uint32_t page, block;
     double x_end, size_sum, letters; /* of the line at hand */
+    double body;                     /* the size that most of the text has */
     size_t histogram[SIZES];         /* bytes of text per size */
 };
 
@@ -67,13 +72,16 @@ static double attribute(const char *tag, size_t n, const char *name) {
     return negative ? -value : value;
 }
 
-static void begin_line(struct pdf *p) {
+static void begin_line(struct pdf *p, const char *tag, size_t n) {
     if (p->n_lines == p->lines_capacity) {
         p->lines_capacity = 2 * p->lines_capacity + 256;
         p->lines = realloc(p->lines, p->lines_capacity * sizeof *p->lines);
         CHECK(p->lines);
     }
     p->lines[p->n_lines] = (struct line){.start = p->n, .page = p->page, .block = p->block};
+    p->lines[p->n_lines].x = (float)attribute(tag, n, "xMin");
+    p->lines[p->n_lines].x_end = (float)attribute(tag, n, "xMax");
+    p->lines[p->n_lines].y = (float)attribute(tag, n, "yMin");
     p->size_sum = p->letters = 0;
 }
 
@@ -84,7 +92,7 @@ static void end_line(struct pdf *p) {
     l->size = (float)(p->size_sum / p->letters);
     p->histogram[slot_of(l->size)] += l->end - l->start;
     p->n_lines++;
-    begin_line(p);
+    begin_line(p, "", 0);
 }
 
 /* Text with the five entities of XML. */
@@ -142,7 +150,7 @@ static void scan(struct pdf *p, const struct extract_input *in) {
             put_word(p, tag, n, at, (size_t)(stop - at));
             at = stop;
         } else if (n >= 4 && !memcmp(tag, "line", 4)) {
-            begin_line(p);
+            begin_line(p, tag, n);
         } else if (n == 5 && !memcmp(tag, "/line", 5)) {
             end_line(p);
         } else if (n >= 5 && !memcmp(tag, "block", 5)) {
@@ -180,37 +188,71 @@ static bool has_letter(const char *text, size_t n) {
     return false;
 }
 
-/* Lines [i, end) are of one block and all large: how many of them, from i, are a heading. */
-static size_t heading_lines(const struct pdf *p, size_t i, double body) {
+/* Lines from i on, of one block, that are larger than most of the text: how many of them are a heading. */
+static size_t large_heading(const struct pdf *p, size_t i) {
     size_t end = i, bytes = 0;
     bool letters = false;
     for (; end < p->n_lines && p->lines[end].block == p->lines[i].block; end++) {
         const struct line *l = &p->lines[end];
-        if (l->size < HEADING_RATIO * body || fabsf(l->size - p->lines[i].size) > 1) break;
+        if (l->size < HEADING_RATIO * p->body || fabsf(l->size - p->lines[i].size) > 1) break;
         bytes += l->end - l->start;
         letters |= has_letter(p->text + l->start, l->end - l->start);
     }
     return letters && bytes <= HEADING_BYTES ? end - i : 0;
 }
 
-/* Levels by size: the largest is 1. Sizes within a point of each other are one. */
+/* A line of the common size that is a heading all the same: a block of its own, short, without a sentence's end, right
+ * above a paragraph of two lines or more that begins at the same margin and is wider. */
+static bool small_heading(const struct pdf *p, size_t i) {
+    const struct line *l = &p->lines[i], *next = l + 1;
+    size_t n = l->end - l->start;
+    if (i + 2 >= p->n_lines || n < 4 || n > 80 || next->block == l->block || next[1].block != next->block) return false;
+    if ((i && l[-1].block == l->block) || next->page != l->page || next->item || !has_letter(p->text + l->start, n))
+        return false;
+    if (fabsf(next->x - l->x) > 2 || next->x_end < l->x_end || next->y < l->y || next->y - l->y > 4 * l->size)
+        return false;
+    char first = p->text[l->start], last = p->text[l->end - 1];
+    return l->size > 0.95 * p->body && !(first >= 'a' && first <= 'z') && !strchr(".,;:!?-", last);
+}
+
+/* Levels by size: the largest is 1, those of the common size come last. Sizes within 1.5 points of each other are one. */
 static int level_of(const bool sizes[SIZES], double size) {
     int level = 1;
-    size_t slot = slot_of(size), last = SIZES + 4;
-    for (size_t i = SIZES; i-- > slot + 4;)
-        if (sizes[i] && i + 4 <= last) level++, last = i;
+    size_t slot = slot_of(size), last = SIZES + 6;
+    for (size_t i = SIZES; i-- > slot + 6;)
+        if (sizes[i] && i + 6 <= last) level++, last = i;
     return level < 6 ? level : 6;
 }
 
-/* Bytes of a bullet and the space behind it at the start of a line. */
+/* Bytes of a bullet at the start of a line, with the spaces behind it. */
 static size_t bullet(const char *text, size_t n) {
     static const char *const bullets[] = {"\u2022", "\u25E6", "\u25AA", "\u2023", "\u25CF",
                                           "\u25CB", "\u25A0", "\u2219", "\u00B7", "\uF0B7"};
     for (size_t i = 0; i < sizeof bullets / sizeof *bullets; i++) {
         size_t bytes = strlen(bullets[i]);
-        if (n > bytes + 1 && !memcmp(text, bullets[i], bytes) && text[bytes] == ' ') return bytes + 1;
+        if (n < bytes || memcmp(text, bullets[i], bytes)) continue;
+        if (n > bytes && text[bytes] != ' ') return 0;
+        return n > bytes ? bytes + 1 : bytes;
     }
     return 0;
+}
+
+/* Bullets that stand in blocks of their own: finds the lines beside them, which are near in reading order. */
+static void find_items(struct pdf *p) {
+    enum { NEAR = 200 };
+    for (size_t i = 0; i < p->n_lines; i++) {
+        struct line *l = &p->lines[i];
+        size_t n = l->end - l->start;
+        if (bullet(p->text + l->start, n) != n) continue;
+        l->bullet = true;
+        for (size_t k = i > NEAR ? i - NEAR : 0; k < p->n_lines && k < i + NEAR; k++) {
+            struct line *beside = &p->lines[k];
+            if (beside->page != l->page || beside->x <= l->x || beside->x - l->x > 6 * p->body) continue;
+            if (fabsf(beside->y - l->y) > 0.5 * p->body) continue;
+            beside->item = true;
+            break;
+        }
+    }
 }
 
 static void begin(struct document *d, enum block_kind kind, int level) {
@@ -227,18 +269,23 @@ void extract__pdf(struct document *d, const struct extract_input *in) {
     struct pdf p = {.d = d};
     bool sizes[SIZES] = {false};
     scan(&p, in);
-    double body = body_size(&p);
+    p.body = body_size(&p);
+    find_items(&p);
     for (size_t i = 0, n; i < p.n_lines; i += n ? n : 1)
-        if ((n = heading_lines(&p, i, body))) sizes[slot_of(p.lines[i].size)] = true;
+        if ((n = large_heading(&p, i))) sizes[slot_of(p.lines[i].size)] = true;
     d->page = d->n_pages = p.page > 0;
     for (size_t i = 0; i < p.n_lines && !d->status;) {
         const struct line *l = &p.lines[i];
+        if (l->bullet) {
+            i++;
+            continue;
+        }
         turn_pages(d, l->page);
-        size_t n = heading_lines(&p, i, body), mark = bullet(p.text + l->start, l->end - l->start);
-        bool first = !i || p.lines[i - 1].block != l->block;
-        if (n)
-            begin(d, BLOCK_HEADING, level_of(sizes, l->size));
-        else if (mark)
+        size_t n = l->item ? 0 : large_heading(&p, i), mark = n ? 0 : bullet(p.text + l->start, l->end - l->start);
+        bool first = !i || p.lines[i - 1].block != l->block, small = !n && !l->item && !mark && small_heading(&p, i);
+        if (n || small)
+            begin(d, BLOCK_HEADING, level_of(sizes, n ? l->size : p.body) + small);
+        else if (mark || l->item)
             begin(d, BLOCK_LIST_ITEM, 0);
         else if (first || !doc_current(d))
             begin(d, BLOCK_PARAGRAPH, 0);
@@ -247,7 +294,7 @@ void extract__pdf(struct document *d, const struct extract_input *in) {
             doc_text(d, p.text + l->start + mark, l->end - l->start - mark, DOC_NO_SOURCE);
             doc_text(d, "\n", 1, DOC_NO_SOURCE);
         }
-        if (n) doc_end(d);
+        if (n || small) doc_end(d);
     }
     doc_end(d);
     turn_pages(d, p.page);
