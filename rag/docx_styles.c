@@ -4,6 +4,7 @@
 #include "kernels/status.h"
 
 #include <ctype.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -59,6 +60,10 @@ void docx_numbering_element(struct docx_styles *s, const char *name, const char 
         const char *format = docx_attribute(attributes, "val");
         s->abstracts[s->n_abstracts - 1].ordered[s->level] =
             format && strcmp(format, "bullet") && strcmp(format, "none");
+    } else if (!strcmp(name, "w:lvlText") && s->n_abstracts && s->level < DOCX_LIST_LEVELS && !s->n_lists) {
+        const char *label = docx_attribute(attributes, "val");
+        char *to = s->abstracts[s->n_abstracts - 1].label[s->level];
+        snprintf(to, sizeof s->abstracts->label[0], "%s", label ? label : "");
     } else if (!strcmp(name, "w:num")) {
         struct docx_list *l = more((void **)&s->lists, &s->n_lists, DOCX_MAX_LISTS, sizeof *l);
         if (l) l->id = integer(docx_attribute(attributes, "numId"), -1), l->abstract = -1;
@@ -114,14 +119,33 @@ void docx_styles_resolve(struct docx_styles *s) {
     }
 }
 
-uint32_t docx_list_next(struct docx_styles *s, int list, int level) {
+/* "%1.%2." and the counters to "2.1. ". */
+static void format_label(const char *format, const uint32_t *counter, char label[DOCX_LABEL_BYTES]) {
+    size_t n = 0;
+    for (; *format && n + 16 < DOCX_LABEL_BYTES; format++) {
+        if (*format == '%' && format[1] >= '1' && format[1] <= '9')
+            n += (size_t)snprintf(label + n, 12, "%u", counter[*++format - '1']);
+        else
+            label[n++] = *format;
+    }
+    label[n++] = ' ';
+    label[n] = 0;
+}
+
+uint32_t docx_list_next(struct docx_styles *s, int list, int level, char label[DOCX_LABEL_BYTES]) {
     if (level < 0 || level >= DOCX_LIST_LEVELS) return 0;
     for (int i = 0; i < s->n_lists; i++) {
         struct docx_list *l = &s->lists[i];
         if (l->id != list) continue;
         for (int k = level + 1; k < DOCX_LIST_LEVELS; k++) l->counter[k] = 0;
-        for (int k = 0; k < s->n_abstracts; k++)
-            if (s->abstracts[k].id == l->abstract) return s->abstracts[k].ordered[level] ? ++l->counter[level] : 0;
+        for (int k = 0; k < s->n_abstracts; k++) {
+            const struct docx_abstract *a = &s->abstracts[k];
+            if (a->id != l->abstract) continue;
+            if (!a->ordered[level]) return 0;
+            l->counter[level]++;
+            if (label && a->label[level][0]) format_label(a->label[level], l->counter, label);
+            return l->counter[level];
+        }
     }
     return 0;
 }

@@ -12,6 +12,7 @@
 #define DOCX_MAX_STYLES  4096
 #define DOCX_MAX_LISTS   4096
 #define DOCX_LIST_LEVELS 9
+#define DOCX_LABEL_BYTES 64
 
 struct docx_style {
     uint64_t id, based_on; /* hashes; 0: none */
@@ -28,6 +29,7 @@ struct docx_list { /* a w:num */
 struct docx_abstract { /* a w:abstractNum */
     int id;
     bool ordered[DOCX_LIST_LEVELS];
+    char label[DOCX_LIST_LEVELS][24]; /* "%1.%2." */
 };
 
 struct docx_styles {           /* zero-initialise, end with docx_styles_deinit */
@@ -45,5 +47,6 @@ void docx_styles_element(struct docx_styles *s, const char *name, const char **a
 void docx_numbering_element(struct docx_styles *s, const char *name, const char **attributes);
 void docx_styles_resolve(struct docx_styles *s);
 const struct docx_style *docx_style_find(const struct docx_styles *s, uint64_t id); /* NULL: unknown */
-/* Counts one more item of a list at a level: its number, 0 for a bullet or an unknown list. */
-uint32_t docx_list_next(struct docx_styles *s, int list, int level);
+/* Counts one more item of a list at a level: its number, 0 for a bullet or an unknown list. With `label`, that gets
+ * what stands before the item, with a space: "2.1. ". */
+uint32_t docx_list_next(struct docx_styles *s, int list, int level, char label[DOCX_LABEL_BYTES]);

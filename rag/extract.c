@@ -143,7 +143,7 @@ static int extract_fd(struct document *d, int *format, int fd, size_t bytes, con
     ssize_t got = pread(fd, start, sizeof start, 0);
     if (got < 0) return fail(err, err_bytes, STATUS_IO, "it cannot be read: %s", strerror(errno));
     if (got == 0) return fail(err, err_bytes, STATUS_INVALID, "it is empty");
-    if (memmem(start, (size_t)got, "%PDF-", 5)) {
+    if (extract__is_pdf(start, (size_t)got)) {
         *format = FORMAT_PDF;
         jobs[1] = jobs[0];
         jobs[0].task = SANDBOX_PDFTOTEXT;

@@ -84,6 +84,9 @@ void extract__eml(struct document *d, const struct extract_input *in);
 void extract__docx(struct document *d, const struct extract_input *in);
 void extract__pdf(struct document *d, const struct extract_input *in);
 
+/* Do these first bytes of a file begin a PDF? */
+bool extract__is_pdf(const char *start, size_t bytes);
+
 /* The delimiter of a CSV file, by the lines at its start; 0 if these bytes are not plainly a table. With `named`, a
  * file that is called so is believed: one column is enough. */
 char extract__csv_delimiter(const char *data, size_t bytes, bool named);

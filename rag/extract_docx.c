@@ -106,14 +106,17 @@ static void end_paragraph(struct docx *x) {
     x->code_open = false;
     if (is_blank(a)) return;
     if (a->heading > 0) {
+        char label[DOCX_LABEL_BYTES] = "";
+        if (a->list > 0) docx_list_next(&x->styles, a->list, a->list_level > 0 ? a->list_level : 0, label);
         doc_begin(d, BLOCK_HEADING, a->heading);
+        doc_text(d, label, strlen(label), DOC_NO_SOURCE); /* "2.1. ": texts refer to it */
         doc_title(d, a->text, a->n);
     } else if (a->code) {
         doc_begin(d, BLOCK_CODE, 0);
         x->code_open = true;
     } else if (a->list > 0) {
         int level = a->list_level > 0 ? a->list_level : 0;
-        uint32_t n = docx_list_next(&x->styles, a->list, level);
+        uint32_t n = docx_list_next(&x->styles, a->list, level, NULL);
         doc_begin(d, BLOCK_LIST_ITEM, level);
         struct doc_block *b = doc_current(d);
         if (b) b->number = n;
@@ -184,6 +187,7 @@ static void open_cell(struct docx *x) {
 static void begin_table_part(struct docx *x, const char *name, const char **attributes) {
     const char *value = docx_attribute(attributes, "val");
     if (!strcmp(name, "w:tbl")) {
+        if (x->tables) open_cell(x); /* a cell may begin with a table */
         if (x->tables++) return;
         x->code_open = false;
         doc_begin(x->d, BLOCK_TABLE, 1);

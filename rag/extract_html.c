@@ -56,6 +56,7 @@ struct html {
     bool in_table; /* within a table that is read as one */
     const GumboNode *table;
     uint32_t row, column;
+    uint32_t reach[DOC_MAX_COLUMN]; /* the row that a cell of a row above reaches down to in each column, exclusive */
 };
 
 static const char *attribute(const GumboNode *node, const char *name) {
@@ -225,6 +226,17 @@ static bool is_layout_table(const GumboNode *table) {
     return nested;
 }
 
+/* The next cell of a row stands in the first column that no cell above reaches into. */
+static void begin_cell(struct html *h, uint32_t row_span, uint32_t column_span) {
+    uint32_t row = h->row == UINT32_MAX ? 0 : h->row;
+    while (h->column < DOC_MAX_COLUMN && h->reach[h->column] > row) h->column++;
+    doc_cell(h->d, row, h->column, row_span, column_span);
+    if (h->d->status) return;
+    const struct doc_cell *cell = &h->d->cells[h->d->n_cells - 1];
+    h->column = cell->column + cell->column_span;
+    for (uint32_t k = cell->column; k < h->column && k < DOC_MAX_COLUMN; k++) h->reach[k] = row + cell->row_span;
+}
+
 static bool enter_in_table(struct html *h, const GumboNode *node, GumboTag tag) {
     if (tag == GUMBO_TAG_TR || tag == GUMBO_TAG_TD || tag == GUMBO_TAG_TH) {
         const GumboNode *up = node->parent; /* whose is it: that table's, or one's within it? */
@@ -235,9 +247,7 @@ static bool enter_in_table(struct html *h, const GumboNode *node, GumboTag tag) 
             return true;
         }
         if (up == h->table) {
-            uint32_t row = h->row == UINT32_MAX ? 0 : h->row;
-            doc_cell(h->d, row, h->column, number_of(node, "rowspan", 1), number_of(node, "colspan", 1));
-            if (h->d->n_cells) h->column = h->d->cells[h->d->n_cells - 1].column + 1;
+            begin_cell(h, number_of(node, "rowspan", 1), number_of(node, "colspan", 1));
             return true;
         }
     }
@@ -259,6 +269,7 @@ static void begin_table(struct html *h, const GumboNode *node) {
     doc_begin(h->d, BLOCK_TABLE, 1);
     h->in_table = true;
     h->table = node;
+    memset(h->reach, 0, sizeof h->reach);
     h->row = UINT32_MAX;
     h->column = 0;
     h->item_pending = false;

@@ -8,6 +8,7 @@
  * text is read by a scanner of its own, because poppler prints whatever bytes a hostile font maps to, which no XML
  * parser would take. */
 #include "rag/extract.h"
+#include "rag/pdf_bidi.h"
 
 #include "kernels/status.h"
 
@@ -89,6 +90,7 @@ static void end_line(struct pdf *p) {
     struct line *l = &p->lines[p->n_lines];
     if (p->n_lines == p->lines_capacity || p->n == l->start) return; /* none is open, or it is empty */
     l->end = p->n;
+    pdf_bidi_line(p->text + l->start, l->end - l->start);
     l->size = (float)(p->size_sum / p->letters);
     p->histogram[slot_of(l->size)] += l->end - l->start;
     p->n_lines++;
@@ -215,7 +217,8 @@ static bool small_heading(const struct pdf *p, size_t i) {
     return l->size > 0.95 * p->body && !(first >= 'a' && first <= 'z') && !strchr(".,;:!?-", last);
 }
 
-/* Levels by size: the largest is 1, those of the common size come last. Sizes within 1.5 points of each other are one. */
+/* Levels by size: the largest is 1, those of the common size come last. Sizes within 1.5 points of each other are one.
+ */
 static int level_of(const bool sizes[SIZES], double size) {
     int level = 1;
     size_t slot = slot_of(size), last = SIZES + 6;

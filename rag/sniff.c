@@ -166,6 +166,12 @@ static bool is_text(const char *p, size_t n) {
     return control * 100 <= n;
 }
 
+/* "%PDF-" may come late, and readers take files that lost it: then a comment of high bytes and an object are left. */
+bool extract__is_pdf(const char *start, size_t bytes) {
+    if (memmem(start, bytes < 1024 ? bytes : 1024, "%PDF-", 5)) return true;
+    return bytes >= 64 && start[0] == '%' && (unsigned char)start[1] >= 0x80 && memmem(start, 64, " 0 obj", 6);
+}
+
 int extract_sniff(const struct extract_input *in, char *err, size_t err_bytes) {
     static const char *const md[] = {"md", "markdown", "mdown", NULL}, *const csv[] = {"csv", "tsv", NULL},
                              *const txt[] = {"txt", "text", "log", NULL};
@@ -175,7 +181,7 @@ int extract_sniff(const struct extract_input *in, char *err, size_t err_bytes) {
         fail(err, err_bytes, 0, "it is empty");
         return FORMAT_UNKNOWN;
     }
-    if (memmem(p, n < 1024 ? n : 1024, "%PDF-", 5)) return FORMAT_PDF;
+    if (extract__is_pdf(p, n)) return FORMAT_PDF;
     if (n >= 4 && !memcmp(p, "PK", 2) &&
         (!memcmp(p + 2, "\3\4", 2) || !memcmp(p + 2, "\5\6", 2) || !memcmp(p + 2, "\7\b", 2)))
         return zip_sniff(in, err, err_bytes);
