@@ -136,7 +136,7 @@ void doc_cell(struct document *d, uint32_t row, uint32_t column, uint32_t row_sp
 static char *reserve(struct document *d, size_t n) {
     if (d->status) return NULL;
     if (n > d->max_text - d->text_bytes) {
-        doc_fail(d, STATUS_TOO_LARGE, "it has more than %.4g MB of text", (double)d->max_text / 1e6);
+        doc_fail(d, STATUS_TOO_LARGE, "it has more than %zu MB of text", d->max_text >> 20);
         return NULL;
     }
     if (d->text_bytes + n + 1 > d->text_capacity) {

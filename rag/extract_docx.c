@@ -50,7 +50,7 @@ static void put(struct docx *x, const char *p, size_t n) {
     struct paragraph *a = current(x);
     if (!a) return;
     if (a->n + n > x->d->max_text) {
-        doc_fail(x->d, STATUS_TOO_LARGE, "it has more than %.4g MB of text", (double)x->d->max_text / 1e6);
+        doc_fail(x->d, STATUS_TOO_LARGE, "it has more than %zu MB of text", x->d->max_text >> 20);
         return;
     }
     if (a->n + n > a->capacity) {

@@ -2,7 +2,7 @@
  *
  * The tree is walked without recursion. Left out: script, style, head and the like, and what is hidden as far as the
  * elements themselves say so (html_style.c). gumbo frees its tree recursively, so a deep one would overflow the stack:
- * its memory comes from a list that is freed at once. Its own cost grows with the depth, so depth is bounded first. */
+ * its memory comes from a list that is freed at once. */
 #include "rag/charset.h"
 #include "rag/extract_html.h"
 #include "rag/html_style.h"
@@ -363,7 +363,7 @@ static void leave(struct html *h, const GumboNode *node) {
     }
 }
 
-/* ---- depth, before gumbo sees it ----------------------------------------------------------------------------------
+/* ---- bounds, before gumbo sees it ----------------------------------------------------------------------------------
  */
 
 /* Elements that are rarely closed, or never: they do not nest. */
@@ -377,27 +377,47 @@ static bool is_unclosed(const char *name, size_t n) {
     return false;
 }
 
-/* The deepest nesting, by opening and closing tags as they come. */
-static int depth_of(const char *p, size_t n) {
-    int depth = 0, deepest = 0;
+/* Attributes of a tag, from behind its name, within the first bytes of it: words outside of quotes. */
+static int attributes_of(const char *p, const char *end) {
+    enum { WINDOW = 1 << 16 };
+    int n = 0;
+    char quote = 0;
+    if (end - p > WINDOW) end = p + WINDOW;
+    for (; p < end && (quote || *p != '>'); p++) {
+        if (quote)
+            quote = *p == quote ? 0 : quote;
+        else if (*p == '"' || *p == '\'')
+            quote = *p;
+        else if (is_space(p, 1) && !is_space(p + 1 < end ? p + 1 : p, 1))
+            n++;
+    }
+    return n;
+}
+
+/* What gumbo's cost grows quadratically with: the depth of elements, by opening and closing tags as they come, and the
+ * attributes of one tag. NULL, or what there is too much of. */
+static const char *too_much(const char *p, size_t n, const struct extract_limits *limits) {
+    int depth = 0;
     const char *end = p + n;
     while ((p = memchr(p, '<', (size_t)(end - p))) && p + 1 < end) {
         bool closing = *++p == '/';
         const char *name = p + closing, *q = name;
         while (q < end && ((*q | 32) >= 'a' && (*q | 32) <= 'z')) q++;
-        if (q == name || is_unclosed(name, (size_t)(q - name))) continue;
+        if (q == name) continue;
         const char *close = memchr(q, '>', (size_t)(end - q) < 4096 ? (size_t)(end - q) : 4096);
-        if (close && close[-1] == '/') continue;
+        if (!close && attributes_of(q, end) > limits->depth) return "attributes in one tag";
+        if (is_unclosed(name, (size_t)(q - name)) || (close && close[-1] == '/')) continue;
         depth += closing ? -(depth > 0) : 1;
-        if (depth > deepest) deepest = depth;
+        if (depth > limits->depth) return "elements within each other";
     }
-    return deepest;
+    return NULL;
 }
 
 static void read_html(struct document *d, const char *text, size_t n, uint64_t skip,
                       const struct extract_limits *limits) {
-    if (depth_of(text, n) > limits->depth) {
-        doc_fail(d, STATUS_TOO_LARGE, "its elements nest more than %d deep", limits->depth);
+    const char *what = too_much(text, n, limits);
+    if (what) {
+        doc_fail(d, STATUS_TOO_LARGE, "it has more than %d %s", limits->depth, what);
         return;
     }
     struct piece list = {&list, &list};

@@ -1,8 +1,9 @@
 /* extract_md.c - Markdown by libcmark-gfm (CommonMark with GitHub's tables and strikethrough).
  *
  * cmark gives a tree without recursion anywhere, and lines and columns for blocks only. What a text node stands for is
- * found again by looking for its bytes from where the last one ended: escapes and entities, which differ, have no
- * origin. HTML blocks go through the HTML reader, so that what a browser would not show is not read here either. */
+ * found again by looking for its bytes from where the last one ended, and read beside it: escapes are one byte less,
+ * entities have no origin. HTML blocks go through the HTML reader, so that what a browser would not show is not read
+ * here either. */
 #include "rag/charset.h"
 #include "rag/extract.h"
 #include "rag/extract_html.h"
@@ -11,6 +12,8 @@
 
 #include <cmark-gfm-core-extensions.h>
 #include <cmark-gfm.h>
+#include <ctype.h>
+#include <gumbo.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -72,6 +75,45 @@ static void put(struct md *m, const char *p, size_t n) {
     }
 }
 
+/* Bytes of an entity at p, such as "&amp;" or "&#8212;"; 0 if it is none. */
+static size_t entity(const char *p, size_t n) {
+    size_t i = 1;
+    while (i < n && i < 40 && (isalnum((unsigned char)p[i]) || (p[i] == '#' && i == 1))) i++;
+    return n && *p == '&' && i > 1 && i < n && p[i] == ';' ? i + 1 : 0;
+}
+
+/* Appends a text node. Its beginning is looked for; from there on escapes and entities are stepped over. */
+static void put_text(struct md *m, const char *p, size_t n) {
+    size_t window = m->end - m->cursor, head = n < 12 ? n : 12, near = head < 4 ? head + 8 : 4096, i = 0, j, step;
+    if (m->skip == DOC_NO_SOURCE || !n) {
+        doc_text(m->d, p, n, DOC_NO_SOURCE);
+        return;
+    }
+    const char *s = m->text, *found = memmem(s + m->cursor, window < near ? window : near, p, head);
+    for (j = found ? (size_t)(found - s) : m->cursor; i < n && j < m->end;) {
+        size_t same = 0, skip = entity(s + j, m->end - j);
+        if (skip && (n - i < skip || memcmp(p + i, s + j, skip))) {
+            for (step = 1; i + step < n && ((unsigned char)p[i + step] & 0xC0) == 0x80;) step++;
+            doc_text(m->d, p + i, step, DOC_NO_SOURCE);
+            i += step;
+            j += skip;
+            continue;
+        }
+        if (s[j] == '\\' && j + 1 < m->end && s[j + 1] == p[i] && ispunct((unsigned char)p[i])) j++;
+        while (i + same < n && j + same < m->end && p[i + same] == s[j + same]) {
+            same++;
+            if (j + same < m->end && (s[j + same] == '&' || s[j + same] == '\\')) break; /* to be looked at */
+        }
+        while (same && i + same < n && ((unsigned char)p[i + same] & 0xC0) == 0x80) same--; /* whole characters */
+        if (!same) break;
+        doc_text(m->d, p + i, same, m->skip + j);
+        i += same;
+        j += same;
+    }
+    if (i) m->cursor = j;
+    doc_text(m->d, p + i, n - i, DOC_NO_SOURCE);
+}
+
 /* Code: line by line, since the lines of an indented block do not follow each other in the file. */
 static void put_lines(struct md *m, const char *p) {
     while (*p) {
@@ -120,6 +162,19 @@ static void enter_table_part(struct md *m, cmark_node *node, const char *type) {
     }
 }
 
+/* A tag within a line: only a line break says something. What is no element of HTML is text that looks like one: "<T>",
+ * "<name>". */
+static void put_inline_html(struct md *m, const char *literal) {
+    char name[16] = "";
+    const char *p = literal + 1 + (literal[1] == '/');
+    for (size_t i = 0; i + 1 < sizeof name && isalnum((unsigned char)p[i]); i++) name[i] = p[i];
+    if (!*name) return; /* comments, declarations */
+    if (gumbo_tag_enum(name) == GUMBO_TAG_BR)
+        doc_text(m->d, "\n", 1, DOC_NO_SOURCE);
+    else if (gumbo_tag_enum(name) == GUMBO_TAG_UNKNOWN)
+        put(m, literal, strlen(literal));
+}
+
 static void enter(struct md *m, cmark_node *node) {
     const char *literal = cmark_node_get_literal(node);
     switch (cmark_node_get_type(node)) {
@@ -149,6 +204,8 @@ static void enter(struct md *m, cmark_node *node) {
         extract__html_fragment(m->d, literal, strlen(literal), m->in->limits);
         break;
     case CMARK_NODE_TEXT:
+        put_text(m, literal, strlen(literal));
+        break;
     case CMARK_NODE_CODE:
         put(m, literal, strlen(literal));
         break;
@@ -157,7 +214,7 @@ static void enter(struct md *m, cmark_node *node) {
         put(m, "\n", 1);
         break; /* lines of a paragraph stay lines: they may be meant */
     case CMARK_NODE_HTML_INLINE:
-        if (!strncmp(literal, "<br", 3)) doc_text(m->d, "\n", 1, DOC_NO_SOURCE);
+        put_inline_html(m, literal);
         break;
     default:
         enter_table_part(m, node, cmark_node_get_type_string(node));

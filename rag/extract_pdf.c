@@ -47,7 +47,7 @@ static size_t slot_of(double size) {
 
 static void put(struct pdf *p, const char *text, size_t n) {
     if (p->n + n > p->d->max_text) {
-        doc_fail(p->d, STATUS_TOO_LARGE, "it has more than %.4g MB of text", (double)p->d->max_text / 1e6);
+        doc_fail(p->d, STATUS_TOO_LARGE, "it has more than %zu MB of text", p->d->max_text >> 20);
         return;
     }
     if (p->n + n > p->capacity) {
@@ -287,7 +287,7 @@ void extract__pdf(struct document *d, const struct extract_input *in) {
         size_t n = l->item ? 0 : large_heading(&p, i), mark = n ? 0 : bullet(p.text + l->start, l->end - l->start);
         bool first = !i || p.lines[i - 1].block != l->block, small = !n && !l->item && !mark && small_heading(&p, i);
         if (n || small)
-            begin(d, BLOCK_HEADING, level_of(sizes, n ? l->size : p.body) + small);
+            begin(d, BLOCK_HEADING, level_of(sizes, n ? l->size : p.body));
         else if (mark || l->item)
             begin(d, BLOCK_LIST_ITEM, 0);
         else if (first || !doc_current(d))

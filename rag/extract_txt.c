@@ -20,6 +20,8 @@ void extract__txt(struct document *d, const struct extract_input *in) {
     for (size_t at = 0; at < n && !d->status;) {
         const char *newline = memchr(text + at, '\n', n - at);
         size_t end = newline ? (size_t)(newline - text) : n, next = newline ? end + 1 : n;
+        const char *feed = memchr(text + at, '\f', end - at);
+        if (feed && feed > text + at) end = next = (size_t)(feed - text);
         if (text[at] == '\f') {
             doc_page_break(d, d->page ? d->page + 1 : 2);
             if ((int)d->page > in->limits->pages)

@@ -266,7 +266,7 @@ int cmd_extract(int argc, char **argv) {
              .low = CHUNK_MIN_TOKENS, .high = 1000000),
         FLAG(INT, "overlap", &r.options.overlap_tokens, "N",
              "tokens that a chunk repeats of the one before it, up to a quarter", .low = 0, .high = 250000),
-        FLAG(STRING, "tokenizer", &model, "MODEL", "a folder whose tokenizer counts",
+        FLAG(STRING, "tokenizer", &model, "MODEL", "a model, or a folder with a tokenizer, to count with",
              .shown = "words and signs are counted"),
         FLAG(INT, "timeout", &r.limits.seconds, "N", "seconds for one file", .low = 1, .high = 3600),
         FLAG(BOOL, "json", &r.json, NULL, "print one JSON object per file"),
@@ -288,8 +288,10 @@ int cmd_extract(int argc, char **argv) {
     exit_code = 1;
     r.options.count = count_words;
     if (model) {
-        if (model_find(model, path, sizeof path, err, sizeof err) ||
-            tokenizer_open(&r.tokenizer, path, err, sizeof err)) {
+        struct stat st; /* a folder with a tokenizer alone is none that model_find takes for a model */
+        bool folder = !stat(model, &st) && S_ISDIR(st.st_mode);
+        if ((!folder && model_find(model, path, sizeof path, err, sizeof err)) ||
+            tokenizer_open(&r.tokenizer, folder ? model : path, err, sizeof err)) {
             fprintf(stderr, "tandem extract: %s\n", err);
             goto done;
         }

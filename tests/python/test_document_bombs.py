@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Files made to harm: each must be refused with its own reason, in bounded time and memory, by `tandem extract`.
+"""Files made to harm: each must be refused with its own reason, or be read, in bounded time, by `tandem extract`.
 
     python3 tests/python/test_document_bombs.py [--build build/release]
 
@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import pathlib
-import resource
 import struct
 import subprocess
 import sys
@@ -22,7 +21,6 @@ import zipfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SECONDS = 45  # 30 are extract's own
-MEMORY = 3 << 30  # of any process; our own limit is 2 GiB of address space
 W = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
 
 
@@ -65,7 +63,7 @@ def nested_zip(levels=20):
 
 def lying_size():
     """A directory that says 11 bytes for an entry that inflates to 300 MB."""
-    data = bytearray(docx(body("<w:p><w:r><w:t>" + " " * (300 << 20) + "</w:t></w:r></w:p>")))
+    data = bytearray(docx(body(" " * (300 << 20))))
     at = data.rfind(b"PK\1\2")
     data[at + 24:at + 28] = struct.pack("<I", 11)
     return bytes(data)
@@ -116,14 +114,14 @@ def many_parts():
             "--b\n\nx\n" * 20000 + "--b--\n").encode()
 
 
-# name, bytes, the words that the reason must hold (None: it is read), and what must be in the text then
+# name, bytes, the words that the reason must hold (None: it is read)
 def cases():
     deep = 100000
     big = "lorem ipsum " * 1000
     return [
-        ("ratio.docx", lambda: docx(body("<w:p><w:r><w:t>" + "a" * (60 << 20) + "</w:t></w:r></w:p>")), "inflates to more than 200 times"),
+        ("ratio.docx", lambda: docx(body("<!--" + "a" * (60 << 20) + "-->")), "inflates to more than 200 times"),
         ("lying.docx", lying_size, "inflates to more than"),
-        ("stored.docx", lambda: docx(body("<w:p><w:r><w:t>" + "a" * (20 << 20) + "</w:t></w:r></w:p>"), zipfile.ZIP_STORED), "more than 10.49 MB of text"),
+        ("stored.docx", lambda: docx(body("<w:p><w:r><w:t>" + "a" * (20 << 20) + "</w:t></w:r></w:p>"), zipfile.ZIP_STORED), "more than 10 MB of text"),
         ("entries.docx", many_entries, "entries, more than 10000"),
         ("nested.zip", nested_zip, "it is a ZIP archive"),
         ("truncated.docx", lambda: docx(PLAIN, word_styles="x" * 5000)[:-200], "truncated"),
@@ -136,13 +134,14 @@ def cases():
         ("not-xml.docx", lambda: docx("hello"), "syntax error"),
         ("no-text.docx", lambda: docx(body("")), "there is no text in it"),
         ("book.xlsx", lambda: docx(PLAIN, **{"xl/workbook.xml": "x"}), "an Excel workbook"),
-        ("deep.html", lambda: b"<html><body>" + b"<div>" * deep + b"x", "nest more than 1000 deep"),
-        ("deep-unclosed.html", lambda: b"<html><body>" + b"<b><i><font>" * deep, "nest more than 1000 deep"),
+        ("deep.html", lambda: b"<html><body>" + b"<div>" * deep + b"x", "more than 1000 elements within each other"),
+        ("deep-unclosed.html", lambda: b"<html><body>" + b"<b><i><font>" * deep, "more than 1000 elements within each other"),
         ("paragraphs.html", lambda: b"<html><body>" + b"<p>word" * deep, None),
         ("spans.html", lambda: b"<html><table>" + b"<tr><td rowspan=65000 colspan=65000>x</td></tr>" * 2000 + b"</table>", None),
-        ("attributes.html", lambda: b"<html><p " + b" ".join(b"a%d=1" % i for i in range(200000)) + b">x</p>", ("more than", None)),
+        ("attributes.html", lambda: b"<html><p " + b" ".join(b"a%d=1" % i for i in range(200000)) + b">x</p>", "more than 1000 attributes in one tag"),
         ("formatting.html", lambda: b"<html><body>" + b"".join(b"<p><b id=%d>x" % i for i in range(900)), None),
-        ("line.csv", lambda: b"a,b\n" + b"x," * (25 << 20), ("more than", None)),
+        ("line.csv", lambda: b"a,b\n" + b"x," * (25 << 20), "more than 4096 columns"),
+        ("field.csv", lambda: b"a,b\n" + b"x" * (50 << 20), "more than 10 MB of text"),
         ("rows.csv", lambda: b"a,b\n" + b"x,y\n" * 1000000, "cells of tables"),
         ("quote.csv", lambda: b'a,b\n"' + b"x\n" * 3000000, None),
         ("deep.json", lambda: b"[" * deep + b"]" * deep, "nest"),
@@ -155,7 +154,7 @@ def cases():
         ("deep.eml", lambda: nested_mail(100), "nest more than 10 deep"),
         ("shallow.eml", lambda: nested_mail(5), None),
         ("parts.eml", many_parts, "more than 10000 parts"),
-        ("big.txt", lambda: (big * 1000).encode(), "more than 10.49 MB of text"),
+        ("big.txt", lambda: (big * 1000).encode(), "more than 10 MB of text"),
         ("zeros.txt", lambda: bytes(100000), "it is binary"),
         ("marks.txt", lambda: ("a" + "\u0301\u0327" * 1000000).encode(), None),
         ("empty.txt", lambda: b"", "it is empty"),
@@ -175,30 +174,28 @@ def main():
     args = parser.parse_args()
     tandem, passed, failed = ROOT / args.build / "tandem", 0, 0
     slack = 4 if "asan" in args.build else 1
-    print(f"{'file':20} {'MB':>7} {'s':>5} {'MB used':>8}  what came of it")
+    print(f"{'file':20} {'MB':>7} {'s':>5}  what came of it")
     with tempfile.TemporaryDirectory() as folder:
         for name, make, reason in cases():
             path = pathlib.Path(folder) / name
             path.write_bytes(make())
-            before, start = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, time.monotonic()
+            start = time.monotonic()
             try:
                 run = subprocess.run([tandem, "extract", "--json", "--chunks", path], capture_output=True, timeout=SECONDS * slack)
             except subprocess.TimeoutExpired:
                 print(f"FAILED: {name}: not done after {SECONDS * slack} s")
                 failed += 1
                 continue
-            seconds, used = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+            seconds = time.monotonic() - start
             said = run.stderr.decode("utf-8", "replace")
             o = json.loads(run.stdout) if run.stdout else {}
-            if isinstance(reason, tuple):  # slow machines may run out of time: refused or read, both are right
-                ok = run.returncode == 0 or reason[0] in o.get("error", "")
-            elif reason is None:
+            if reason is None:
                 ok = run.returncode == 0 and o.get("chunks")
             else:
                 ok = run.returncode == 1 and reason in o.get("error", "")
-            ok = ok and "Sanitizer" not in said and "broke off" not in o.get("error", "") and (slack > 1 or used << 10 < MEMORY)
+            ok = ok and "Sanitizer" not in said and "broke off" not in o.get("error", "")
             what = o.get("error") or f"{len(o.get('text', ''))} characters, {len(o.get('chunks', []))} chunks"
-            print(f"{name:20} {path.stat().st_size / 1e6:7.2f} {seconds:5.1f} {f'{used / 1e3:.0f}' if used > before else '':>8}  {what[:150]}")
+            print(f"{name:20} {path.stat().st_size / 1e6:7.2f} {seconds:5.1f}  {what[:150]}")
             if not ok:
                 print(f"FAILED: {name}: expected {reason or 'text'}, exit code {run.returncode}: {said[-400:]}")
             passed, failed = passed + bool(ok), failed + (not ok)
