@@ -123,7 +123,9 @@ static int read_answer(struct document *d, int *format, const struct sandbox_res
                        int *sent, char *err, size_t err_bytes) {
     int32_t word;
     *sent = 0;
-    if (r->n < sizeof word) return fail(err, err_bytes, STATUS_INVALID, "its reader gave no answer");
+    if (r->n < sizeof word) /* a bug of ours; what it said last tells which */
+        return fail(err, err_bytes, STATUS_INVALID, "its reader gave no answer: %.300s",
+                    r->errors[job->format == FORMAT_PDF]);
     memcpy(&word, r->bytes, sizeof word);
     if (word < 0 || word >= FORMATS) return fail(err, err_bytes, STATUS_INVALID, "its reader named no format");
     *format = word;

@@ -48,7 +48,7 @@ static struct paragraph *current(struct docx *x) {
 
 static void put(struct docx *x, const char *p, size_t n) {
     struct paragraph *a = current(x);
-    if (!a) return;
+    if (!a || !n) return;
     if (a->n + n > x->d->max_text) {
         doc_fail(x->d, STATUS_TOO_LARGE, "it has more than %zu MB of text", x->d->max_text >> 20);
         return;

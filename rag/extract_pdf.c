@@ -46,6 +46,7 @@ static size_t slot_of(double size) {
 }
 
 static void put(struct pdf *p, const char *text, size_t n) {
+    if (!n) return;
     if (p->n + n > p->d->max_text) {
         doc_fail(p->d, STATUS_TOO_LARGE, "it has more than %zu MB of text", p->d->max_text >> 20);
         return;

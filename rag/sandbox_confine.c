@@ -51,8 +51,7 @@ static int set_limits(const struct sandbox_job *job) {
     size_t memory = job->limits.memory_bytes;
     /* what this program has mapped already (a CUDA library is half a GB) does not count; exec begins anew */
     if (job->task == SANDBOX_EXTRACT) memory += mapped_bytes();
-    /* the sanitizers map terabytes of shadow */
-    if (!(SANITIZED && job->task == SANDBOX_EXTRACT) && limit(RLIMIT_AS, memory)) return -1;
+    if (!SANITIZED && limit(RLIMIT_AS, memory)) return -1; /* the sanitizers map terabytes of shadow */
     return limit(RLIMIT_CPU, (size_t)job->limits.seconds) || limit(RLIMIT_FSIZE, 0) || limit(RLIMIT_CORE, 0) ||
            limit(RLIMIT_NOFILE, 32);
 }
@@ -145,6 +144,7 @@ static int allow(scmp_filter_ctx filter, const int *calls, size_t n) {
     return 0;
 }
 
+/* 0, or what is wrong as errno has it. */
 static int restrict_calls(const struct sandbox_job *job) {
     bool program = job->task == SANDBOX_PDFTOTEXT;
     uint32_t otherwise = program || SANITIZED ? SCMP_ACT_ERRNO(EPERM) : SCMP_ACT_KILL_PROCESS;
@@ -155,18 +155,18 @@ static int restrict_calls(const struct sandbox_job *job) {
     if (!wrong) /* abort(), to this process alone */
         wrong =
             seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1, SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)getpid()));
+    if (!wrong && SANITIZED) wrong = allow(filter, for_sanitizers, sizeof for_sanitizers / sizeof *for_sanitizers);
     if (!wrong && program) {
         wrong = allow(filter, for_programs, sizeof for_programs / sizeof *for_programs) ||
                 seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(openat), 1, SCMP_A2(SCMP_CMP_MASKED_EQ, writes, 0)) ||
                 seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(open), 1, SCMP_A1(SCMP_CMP_MASKED_EQ, writes, 0));
-    } else if (!wrong && SANITIZED) {
-        wrong = allow(filter, for_sanitizers, sizeof for_sanitizers / sizeof *for_sanitizers);
-    } else if (!wrong) { /* no code but what is there */
+    } else if (!wrong && !SANITIZED) { /* no code but what is there */
         wrong =
             seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1, SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0)) ||
             seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1, SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
     }
-    if (!wrong) wrong = seccomp_load(filter) < 0;
+    if (wrong) wrong = ENOMEM;
+    if (!wrong) wrong = -seccomp_load(filter);
     if (filter) seccomp_release(filter);
     return wrong;
 }
@@ -175,9 +175,11 @@ int sandbox__confine(const struct sandbox_job *job, char *err, size_t err_bytes)
     if (set_limits(job))
         return fail(err, err_bytes, STATUS_IO, "the limits of the sandbox cannot be set: %s", strerror(errno));
     if (job->task == SANDBOX_PDFTOTEXT) restrict_files(job->program);
-    if (restrict_calls(job))
+    int wrong = restrict_calls(job);
+    if (wrong)
         return fail(err, err_bytes, STATUS_UNSUPPORTED,
-                    "this system has no seccomp filters, without which no document is read: run on a kernel with "
-                    "CONFIG_SECCOMP_FILTER, in a container that allows it");
+                    "this system has no seccomp filters (%s), without which no document is read: run on a kernel with "
+                    "CONFIG_SECCOMP_FILTER, in a container that allows it",
+                    strerror(wrong));
     return 0;
 }
