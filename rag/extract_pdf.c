@@ -88,8 +88,9 @@ static void begin_line(struct pdf *p, const char *tag, size_t n) {
 }
 
 static void end_line(struct pdf *p) {
+    if (p->n_lines == p->lines_capacity) return; /* none is open */
     struct line *l = &p->lines[p->n_lines];
-    if (p->n_lines == p->lines_capacity || p->n == l->start) return; /* none is open, or it is empty */
+    if (p->n == l->start) return;
     l->end = p->n;
     pdf_bidi_line(p->text + l->start, l->end - l->start);
     l->size = (float)(p->size_sum / p->letters);

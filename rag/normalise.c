@@ -137,7 +137,7 @@ static void put_table(struct normaliser *z, const struct doc_block *b) {
 static void put_marker(struct normaliser *z, const struct doc_block *b) {
     char marker[16];
     if (b->kind == BLOCK_HEADING) {
-        normalise__put(z, "###### " + 6 - b->level, b->level + 1u, DOC_NO_SOURCE);
+        normalise__put(z, &"###### "[6 - b->level], b -> level + 1u, DOC_NO_SOURCE);
     } else if (b->kind == BLOCK_LIST_ITEM) {
         for (int i = 0; i < b->level; i++) put_string(z, "  ");
         if (b->number)

@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
@@ -15,19 +16,31 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+#include <xxhash.h>
 
-#define CHILD_NAME "tandem-extractor"
-#define JOB_FD     3
-#define FIRST_FD   16 /* the parent's ends lie above what a child gets, so that no dup2 meets another */
+#define JOB_FD   3
+#define FIRST_FD 16 /* the parent's ends lie above what a child gets, so that no dup2 meets another */
 
 /* ---- the child --------------------------------------------------------------------------------------------------- */
 
-static void __attribute__((noreturn)) child(void) {
+/* Tells builds apart whose messages differ: after an upgrade, an old server may find a new child. */
+static uint64_t build(void) {
+    static const char version[] = TANDEM_VERSION " 1";
+    uint64_t sizes[] = {sizeof(struct sandbox_job), sizeof(struct doc_block), sizeof(struct doc_cell),
+                        sizeof(struct doc_origin)};
+    return XXH3_64bits(version, sizeof version) ^ XXH3_64bits(sizes, sizeof sizes);
+}
+
+void sandbox__child(void) {
     struct sandbox_job job;
     char err[ERR_BYTES] = "";
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (read(JOB_FD, &job, sizeof job) != sizeof job) _exit(SANDBOX_EXIT_UNAVAILABLE);
     close(JOB_FD);
+    if (job.build != build()) {
+        dprintf(2, "this program and its %s are of different builds: start it again", SANDBOX_CHILD_NAME);
+        _exit(SANDBOX_EXIT_UNAVAILABLE);
+    }
     job.name[sizeof job.name - 1] = job.program[sizeof job.program - 1] = 0;
     if (sandbox__confine(&job, err, sizeof err)) {
         dprintf(2, "%s", err);
@@ -46,10 +59,10 @@ static void __attribute__((noreturn)) child(void) {
     _exit(0);
 }
 
-/* Runs before main in every program with this library: a child never gets as far as main, whose program it need not
- * be. glibc hands constructors what main gets. */
+/* Runs before main in every program with this library, so that any of them can be started anew as a child. glibc hands
+ * constructors what main gets. */
 static void __attribute__((constructor)) become_child(int argc, char **argv) {
-    if (argc == 1 && !strcmp(argv[0], CHILD_NAME)) child();
+    if (argc == 1 && !strcmp(argv[0], SANDBOX_CHILD_NAME)) sandbox__child();
 }
 
 /* ---- the parent -------------------------------------------------------------------------------------------------- */
@@ -78,8 +91,19 @@ static int make_pipe(int ends[2]) {
     return -1;
 }
 
+/* The program to start: the extractor beside this one, or else this one. */
+static void child_program(char *path, size_t bytes) {
+    ssize_t n = readlink("/proc/self/exe", path, bytes - 1);
+    char *slash = n > 0 ? memrchr(path, '/', (size_t)n) : NULL;
+    if (slash && (size_t)(slash + 1 - path) + sizeof SANDBOX_CHILD_NAME <= bytes) {
+        memcpy(slash + 1, SANDBOX_CHILD_NAME, sizeof SANDBOX_CHILD_NAME);
+        if (!access(path, X_OK)) return;
+    }
+    snprintf(path, bytes, "/proc/self/exe");
+}
+
 static int spawn(struct running *r, const struct sandbox_job *job, int input, int output) {
-    char *argv[] = {CHILD_NAME, NULL}, *envp[8] = {"LC_ALL=C.UTF-8"}, library_path[4096];
+    char *argv[] = {SANDBOX_CHILD_NAME, NULL}, *envp[8] = {"LC_ALL=C.UTF-8"}, library_path[4096], program[PATH_MAX];
     int n_env = 1, error[2] = {-1, -1}, order[2] = {-1, -1}, status = -1;
     const char *path = getenv("LD_LIBRARY_PATH"); /* where this program's own libraries may be */
     posix_spawn_file_actions_t actions;
@@ -90,6 +114,7 @@ static int spawn(struct running *r, const struct sandbox_job *job, int input, in
         envp[n_env++] = library_path;
     envp[n_env++] = "ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1"; /* its leak check needs more than the
                                                                                   sandbox allows */
+    child_program(program, sizeof program);
     if (posix_spawn_file_actions_init(&actions)) return -1;
     if (posix_spawnattr_init(&attributes)) {
         posix_spawn_file_actions_destroy(&actions);
@@ -101,14 +126,16 @@ static int spawn(struct running *r, const struct sandbox_job *job, int input, in
     posix_spawnattr_setsigdefault(&attributes, &all);
     posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
     if (make_pipe(error) || make_pipe(order)) goto done;
-    if (write(order[1], job, sizeof *job) != sizeof *job) goto done; /* fits into an empty pipe */
+    struct sandbox_job sent = *job;
+    sent.build = build();
+    if (write(order[1], &sent, sizeof sent) != sizeof sent) goto done; /* fits into an empty pipe */
     if (posix_spawn_file_actions_adddup2(&actions, input, 0) || posix_spawn_file_actions_adddup2(&actions, output, 1) ||
         posix_spawn_file_actions_adddup2(&actions, error[1], 2) ||
         posix_spawn_file_actions_adddup2(&actions, order[0], JOB_FD) ||
         posix_spawn_file_actions_addclosefrom_np(&actions, JOB_FD + 1))
         goto done;
     pid_t pid;
-    if ((errno = posix_spawn(&pid, "/proc/self/exe", &actions, &attributes, argv, envp))) goto done;
+    if ((errno = posix_spawn(&pid, program, &actions, &attributes, argv, envp))) goto done;
     r->pid = pid;
     r->error = error[0];
     error[0] = -1;

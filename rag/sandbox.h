@@ -1,7 +1,8 @@
 /* sandbox.h - processes that read hostile files.
  *
- * A child is this same program, started anew (/proc/self/exe), so it shares no memory with whoever holds keys and other
- * people's documents. It finds in argv[0] that it is one, before main, and becomes:
+ * A child is a program of its own (extractor/, which lies beside this one), so it shares no memory with whoever holds
+ * keys and other people's documents. Where that program is not there, this one is started anew, and finds in argv[0]
+ * that it is a child, before main; that is the same, but takes longer to start. A child becomes:
  *   SANDBOX_EXTRACT    our own readers, from a file to the message of document_write;
  *   SANDBOX_PDFTOTEXT  poppler's pdftotext, from a PDF to its words with their places.
  * Before any byte of the file is read, the child gives up: new privileges, the network, other processes; memory,
@@ -22,7 +23,10 @@ enum sandbox_task { SANDBOX_EXTRACT, SANDBOX_PDFTOTEXT };
 #define SANDBOX_NAME_BYTES   256
 #define SANDBOX_MAX_CHILDREN 2
 
+#define SANDBOX_CHILD_NAME "tandem-extractor" /* its argv[0], and the program's file */
+
 struct sandbox_job { /* crosses to the child as it is */
+    uint64_t build;  /* sandbox_run sets it: the child must be of the same build */
     int32_t task;    /* enum sandbox_task */
     int32_t format;  /* enum extract_format; FORMAT_UNKNOWN: the child finds out */
     struct extract_limits limits;
@@ -48,6 +52,8 @@ int sandbox_run(struct sandbox_result *result, const struct sandbox_job *jobs, i
 
 #define SANDBOX_EXIT_UNAVAILABLE 97 /* the reason is on standard error */
 
+/* What a child is, from its first instruction to its last. */
+void __attribute__((noreturn)) sandbox__child(void);
 /* Gives up all but what the task needs. 0, or what could not be given up. */
 int sandbox__confine(const struct sandbox_job *job, char *err, size_t err_bytes);
 /* What a child does after that for SANDBOX_EXTRACT: reads standard input, answers on standard output (extract.c). */

@@ -153,8 +153,8 @@ static int restrict_calls(const struct sandbox_job *job) {
     int wrong = !filter;
     if (!wrong) wrong = allow(filter, always, sizeof always / sizeof *always);
     if (!wrong) /* abort(), to this process alone */
-        wrong =
-            seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1, SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)getpid()));
+        wrong = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1,
+                                 SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)getpid(), 0));
     if (!wrong && SANITIZED) wrong = allow(filter, for_sanitizers, sizeof for_sanitizers / sizeof *for_sanitizers);
     if (!wrong && program) {
         wrong = allow(filter, for_programs, sizeof for_programs / sizeof *for_programs) ||
