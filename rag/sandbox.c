@@ -211,6 +211,18 @@ static void collect(struct sandbox_result *result, struct running *running, int 
     }
 }
 
+/* Takes a child's exit status. One that has closed its ends and still does not go is killed when time is up. */
+static void await(pid_t pid, int *status, double deadline) {
+    struct timespec pause = {.tv_nsec = 100000};
+    for (bool killed = false;;) {
+        pid_t ended = waitpid(pid, status, killed ? 0 : WNOHANG);
+        if (ended == pid || (ended < 0 && errno != EINTR)) return;
+        if (!killed && now() > deadline) killed = !kill(pid, SIGKILL);
+        if (!killed) nanosleep(&pause, NULL);
+        if (pause.tv_nsec < 5000000) pause.tv_nsec *= 2;
+    }
+}
+
 int sandbox_run(struct sandbox_result *result, const struct sandbox_job *jobs, int n_jobs, int input, size_t max_bytes,
                 char *err, size_t err_bytes) {
     struct running running[SANDBOX_MAX_CHILDREN] = {{.error = -1}, {.error = -1}};
@@ -230,7 +242,7 @@ int sandbox_run(struct sandbox_result *result, const struct sandbox_job *jobs, i
     for (int i = 0; i < n_jobs; i++) {
         if (!running[i].pid) continue;
         if (status || result->timed_out || result->too_much) kill(running[i].pid, SIGKILL);
-        while (waitpid(running[i].pid, &result->exit_status[i], 0) < 0 && errno == EINTR) continue;
+        await(running[i].pid, &result->exit_status[i], deadline);
         close_fd(&running[i].error);
     }
     close_fd(&from);

@@ -57,7 +57,8 @@ static char *word_file(const char *part, size_t n, size_t *bytes) {
     local[26] = entry[28] = NAME;
     end[10] = 1;
     end[12] = sizeof entry + NAME;
-    for (int i = 0; i < 4; i++) entry[20 + i] = (unsigned char)(n >> 8 * i), end[16 + i] = (unsigned char)(directory >> 8 * i);
+    for (int i = 0; i < 4; i++)
+        entry[20 + i] = (unsigned char)(n >> 8 * i), end[16 + i] = (unsigned char)(directory >> 8 * i);
     *bytes = directory + sizeof entry + NAME + sizeof end;
     char *file = malloc(*bytes), *to = file;
     CHECK(file);

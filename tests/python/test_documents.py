@@ -6,7 +6,8 @@
 1. Each file is read with its kind as Docling and pdf.js name it, or refused with a sentence that says what it is.
 2. Docling's files against its expected Markdown: the share of the expected words that stand in our text in the same
    order (longest common subsequence of words), per kind, with a floor for each. --list prints it per file.
-3. Throughput on PDF and DOCX: at least 1,000 pages a minute, processes and all, two files at a time.
+3. The command alone, without the program that it starts for reading.
+4. Throughput on PDF and DOCX: at least 1,000 pages a minute, processes and all, two files at a time.
 Ends with "N passed, N failed" and exit code 1 if any failed. Skips with a sentence where the shared data is missing.
 """
 import argparse
@@ -15,8 +16,10 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -121,9 +124,24 @@ def check_groundtruth(score, results, files, listed):
             print(f"  {found / max(1, len(want)):6.3f} {len(want):6} {len(have):6}  {path.name}")
     print(f"{'kind':6} {'files':>5} {'expected':>9} {'in order':>9} {'share':>7} {'floor':>7} {'ours':>7}")
     for kind, (n, want, found, have) in sorted(table.items()):
-        print(f"{kind:6} {n:5} {want:9} {found:9} {found / want:7.3f} {FLOORS[kind]:7.2f} {have:7}")
+        print(f"{kind:6} {n:5} {want:9} {found:9} {found / want:7.3f} {FLOORS[kind]:7.3f} {have:7}")
         score.check(found / want >= FLOORS[kind], f"{kind}: {found / want:.3f} of the expected words, below {FLOORS[kind]}")
     score.check(set(table) == set(FLOORS), f"kinds with expected text: {sorted(table)}")
+
+
+def check_alone(score, tandem):
+    """Without tandem-extractor beside it, the command starts itself anew; what another program there answers is refused."""
+    with tempfile.TemporaryDirectory() as folder:
+        alone, text = pathlib.Path(folder) / "tandem", pathlib.Path(folder) / "a.md"
+        shutil.copy(tandem, alone)
+        text.write_text("# Title\n\nText.\n")
+        objects, code, said = extract(alone, [text])
+        score.check(code == 0 and objects[str(text)]["text"] == "# Title\n\nText.", f"without the extractor: {said}")
+        other = pathlib.Path(folder) / "tandem-extractor"
+        other.write_text("#!/bin/sh\necho no document\n")
+        other.chmod(0o755)
+        objects, code, said = extract(alone, [text])
+        score.check(code == 1 and "no document" not in objects[str(text)].get("text", ""), f"another extractor: {objects}")
 
 
 def check_throughput(score, tandem):
@@ -164,6 +182,7 @@ def main():
             results.update(objects)
     check_all(score, results, files)
     check_groundtruth(score, results, files, args.list)
+    check_alone(score, tandem)
     check_throughput(score, tandem)
     score.end()
 

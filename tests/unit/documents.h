@@ -43,7 +43,7 @@ __attribute__((unused)) static void expect_text(int format, const char *data, co
 
 /* ---- archives ---------------------------------------------------------------------------------------------------- */
 
-struct archive { /* zero-initialise; free(data), free(directory) */
+struct archive {                     /* zero-initialise; free(data), free(directory) */
     unsigned char *data, *directory; /* owned */
     size_t n, n_directory;
     int entries;

@@ -1,5 +1,5 @@
-/* section.h and chunk.h: the tree of headings; for every chunk that its body is the text at its place, that it is within
- * its cap by an exact count, that nothing is lost; and what goes where in documents made for it. */
+/* section.h and chunk.h: the tree of headings; for every chunk that its body is the text at its place, that it is
+ * within its cap by an exact count, that nothing is lost; and what goes where in documents made for it. */
 #include "rag/chunk.h"
 #include "tests/unit/documents.h"
 
@@ -20,11 +20,13 @@ static size_t count_bytes(void *arg, const char *text, size_t bytes) { /* the fi
     (void)arg, (void)text;
     return bytes;
 }
-static size_t count_one(void *arg, const char *text, size_t bytes) { /* WordPiece's answer to a word that it cannot spell */
+static size_t count_one(void *arg, const char *text,
+                        size_t bytes) { /* WordPiece's answer to a word that it cannot spell */
     (void)arg, (void)text, (void)bytes;
     return 1;
 }
-static size_t count_joint(void *arg, const char *text, size_t bytes) { /* not additive: more than the sum of its parts */
+static size_t count_joint(void *arg, const char *text,
+                          size_t bytes) { /* not additive: more than the sum of its parts */
     return count_words(arg, text, bytes) * 5 / 4 + 3;
 }
 
@@ -207,8 +209,26 @@ static unsigned draw(unsigned n) {
 
 /* Random Markdown, with all counters: what check() asserts holds for each. */
 Test(chunk, random_documents) {
-    static const char *const pieces[] = {"# ",  "## ", "### ", "- ",   "1. ",  "\n\n", "\n",        "word ", "Sentence end. ", "| a | b |\n|--|--|\n| c | d |\n| e | f |\n",
-                                         "```\ncode\n  more\n```\n", "\u00E9\u6C34\u706B", "x", "verylongwordwithoutanyspaceinit", "! ", "? ", "    ", "> ", "\u3002", "(a) "};
+    static const char *const pieces[] = {"# ",
+                                         "## ",
+                                         "### ",
+                                         "- ",
+                                         "1. ",
+                                         "\n\n",
+                                         "\n",
+                                         "word ",
+                                         "Sentence end. ",
+                                         "| a | b |\n|--|--|\n| c | d |\n| e | f |\n",
+                                         "```\ncode\n  more\n```\n",
+                                         "\u00E9\u6C34\u706B",
+                                         "x",
+                                         "verylongwordwithoutanyspaceinit",
+                                         "! ",
+                                         "? ",
+                                         "    ",
+                                         "> ",
+                                         "\u3002",
+                                         "(a) "};
     static chunk_count *const counters[] = {count_words, count_bytes, count_one, count_joint};
     char *page = malloc(1 << 16);
     for (int round = 0; round < 400; round++) {
@@ -216,7 +236,8 @@ Test(chunk, random_documents) {
         int length = 1 + (int)draw(600);
         for (int i = 0; i < length && n < 60000; i++) {
             const char *piece = pieces[draw(sizeof pieces / sizeof *pieces)];
-            for (unsigned k = draw(20) ? 1 : 1 + draw(100); k && n < 60000; k--) n += (size_t)sprintf(page + n, "%s", piece);
+            for (unsigned k = draw(20) ? 1 : 1 + draw(100); k && n < 60000; k--)
+                n += (size_t)sprintf(page + n, "%s", piece);
         }
         n += (size_t)sprintf(page + n, "end");
         int max = CHUNK_MIN_TOKENS + (int)draw(200);
@@ -242,7 +263,8 @@ Test(chunk, corpora) {
             struct cut x = cut(FORMAT_MD, data, n, words(max, max / 8));
             for (size_t k = 0; k < x.c.n; k++) { /* and each has its place in the file */
                 uint64_t from, to;
-                cr_assert(text_source(&x.t, x.c.items[k].start, x.c.items[k].end, &from, &to), "%s, chunk %zu", names[i], k);
+                cr_assert(text_source(&x.t, x.c.items[k].start, x.c.items[k].end, &from, &to), "%s, chunk %zu",
+                          names[i], k);
                 cr_assert(from < to && to <= n);
             }
             cut_deinit(&x);

@@ -46,7 +46,10 @@ Test(extract, kinds_by_content) {
         cr_expect_eq(format, cases[i].format, "case %zu: %s", i, extract_format_name(format));
     }
     cr_expect_eq(sniff("a\0b", 3, "a.txt"), FORMAT_UNKNOWN);
-    cr_expect_eq(sniff("\xFF\xFE" "a\0", 4, NULL), FORMAT_TXT, "UTF-16");
+    cr_expect_eq(sniff("\xFF\xFE"
+                       "a\0",
+                       4, NULL),
+                 FORMAT_TXT, "UTF-16");
 }
 
 Test(extract, text_of_any_encoding) {
@@ -89,18 +92,34 @@ Test(extract, html_blocks) {
 
 Test(extract, html_that_is_hidden) {
     static const char *const hidden[] = {
-        "<p hidden>S</p>", "<p style='display: none'>S</p>", "<p style='color:red;DISPLAY:NONE !important'>S</p>",
-        "<span style=\"visibility:hidden\">S</span>", "<span style=\"font-size:0px\">S</span>",
-        "<span style=\"font-size: 1px\">S</span>", "<div style='opacity:0'>S</div>",
-        "<div style='position:absolute; left:-9999px'>S</div>", "<p style='text-indent:-5000px'>S</p>",
-        "<p style='color:#fff'>S</p>", "<font color=white>S</font>", "<p style='color:WHITE;background:#FFFFFF'>S</p>",
-        "<template>S</template>", "<noscript>S</noscript>", "<style>S</style>", "<!-- S -->", "<div hidden><p>S</div>",
+        "<p hidden>S</p>",
+        "<p style='display: none'>S</p>",
+        "<p style='color:red;DISPLAY:NONE !important'>S</p>",
+        "<span style=\"visibility:hidden\">S</span>",
+        "<span style=\"font-size:0px\">S</span>",
+        "<span style=\"font-size: 1px\">S</span>",
+        "<div style='opacity:0'>S</div>",
+        "<div style='position:absolute; left:-9999px'>S</div>",
+        "<p style='text-indent:-5000px'>S</p>",
+        "<p style='color:#fff'>S</p>",
+        "<font color=white>S</font>",
+        "<p style='color:WHITE;background:#FFFFFF'>S</p>",
+        "<template>S</template>",
+        "<noscript>S</noscript>",
+        "<style>S</style>",
+        "<!-- S -->",
+        "<div hidden><p>S</div>",
     };
     static const char *const shown[] = {
-        "<p style='display:block'>S</p>", "<p style='font-size:10px'>S</p>", "<p style='font-size:0.9em'>S</p>",
-        "<div style='background:black'><p style='color:white'>S</p></div>", "<div bgcolor=navy><font color=white>S</font></div>",
-        "<p style='opacity:0.9'>S</p>", "<style>p{background:#000}</style><p style='color:#fff'>S</p>",
-        "<p style='background-color:red;color:#fff'>S</p>", "<p style='left:-5px'>S</p>",
+        "<p style='display:block'>S</p>",
+        "<p style='font-size:10px'>S</p>",
+        "<p style='font-size:0.9em'>S</p>",
+        "<div style='background:black'><p style='color:white'>S</p></div>",
+        "<div bgcolor=navy><font color=white>S</font></div>",
+        "<p style='opacity:0.9'>S</p>",
+        "<style>p{background:#000}</style><p style='color:#fff'>S</p>",
+        "<p style='background-color:red;color:#fff'>S</p>",
+        "<p style='left:-5px'>S</p>",
     };
     for (size_t i = 0; i < sizeof hidden / sizeof *hidden; i++) {
         char page[256];
@@ -115,35 +134,47 @@ Test(extract, html_that_is_hidden) {
 }
 
 Test(extract, tables_of_csv) {
-    expect_text(FORMAT_CSV, "a,b\n1,\"x, \"\"y\"\"\nz\"\n\n2,\n", "| a | b |\n| --- | --- |\n| 1 | x, \"y\" z |\n| 2 |  |");
+    expect_text(FORMAT_CSV, "a,b\n1,\"x, \"\"y\"\"\nz\"\n\n2,\n",
+                "| a | b |\n| --- | --- |\n| 1 | x, \"y\" z |\n| 2 |  |");
     expect_text(FORMAT_CSV, "a;b\r\n1,5;2\r\n", "| a | b |\n| --- | --- |\n| 1,5 | 2 |");
     expect_text(FORMAT_CSV, "a\tb\n1\t\"open", "| a | b |\n| --- | --- |\n| 1 | open |");
 }
 
 Test(extract, json_values) {
-    expect_text(FORMAT_JSON, "{\"a\": 1.5, \"b\": {\"c\": [true, \"x\"]}, \"d\": [{\"k\": 1, \"v\": null}, {\"k\": 2, \"v\": \"y\"}]}",
-                "a: 1.5\n\nb.c.0: true\nb.c.1: x\n\nd:\n\n| k | v |\n| --- | --- |\n| 1 | null |\n| 2 | y |");
+    expect_text(
+        FORMAT_JSON,
+        "{\"a\": 1.5, \"b\": {\"c\": [true, \"x\"]}, \"d\": [{\"k\": 1, \"v\": null}, {\"k\": 2, \"v\": \"y\"}]}",
+        "a: 1.5\n\nb.c.0: true\nb.c.1: x\n\nd:\n\n| k | v |\n| --- | --- |\n| 1 | null |\n| 2 | y |");
     expect_text(FORMAT_JSONL, "{\"a\": 1}\n\n{\"a\": {\"b\": 2}}", "a: 1\n\na.b: 2");
     expect_text(FORMAT_JSON, "\"just a string\"", "just a string");
 }
 
 Test(extract, mail) {
-    expect_text(FORMAT_EML,
-                "From: =?utf-8?B?SsO8cmdlbg==?= <j@x.y>\r\nTo: b@x.y\r\nSubject: =?iso-8859-1?Q?Gr=FC=DFe?=\r\n =?utf-8?q?_an_alle?=\r\n"
-                "MIME-Version: 1.0\r\nContent-Type: multipart/mixed;\r\n boundary=\"outer\"\r\n\r\npreamble\r\n"
-                "--outer\r\nContent-Type: multipart/alternative; boundary=inner\r\n\r\n"
-                "--inner\r\nContent-Type: text/plain; charset=iso-8859-1\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n"
-                "Sch=F6n=\r\ne Gr=FC=DFe\r\n--inner\r\nContent-Type: text/html\r\n\r\n<p>html</p>\r\n--inner--\r\n"
-                "--outer\r\nContent-Type: text/html; charset=utf-8\r\nContent-Transfer-Encoding: base64\r\n\r\n"
-                "PHA+YmFzZTY0PC9wPg==\r\n--outer\r\nContent-Type: application/pdf; name=\"a.pdf\"\r\n"
-                "Content-Disposition: attachment; filename=\"b.pdf\"\r\n\r\nJVBERi0=\r\n"
-                "--outer\r\nContent-Type: message/rfc822\r\n\r\nSubject: inner\r\n\r\nforwarded\r\n--outer--\r\nepilogue",
-                "# Grüße an alle\n\nFrom: Jürgen <j@x.y>\nTo: b@x.y\n\nSchöne Grüße\n\nbase64\n\n"
-                "Attachment: b.pdf (application/pdf, not read)\n\n# inner\n\nforwarded");
-    expect_text(FORMAT_EML, "From: a\nTo: b\nContent-Type: multipart/mixed\n\nno boundary", "From: a\nTo: b\n\nno boundary");
+    expect_text(
+        FORMAT_EML,
+        "From: =?utf-8?B?SsO8cmdlbg==?= <j@x.y>\r\nTo: b@x.y\r\nSubject: =?iso-8859-1?Q?Gr=FC=DFe?=\r\n "
+        "=?utf-8?q?_an_alle?=\r\n"
+        "MIME-Version: 1.0\r\nContent-Type: multipart/mixed;\r\n boundary=\"outer\"\r\n\r\npreamble\r\n"
+        "--outer\r\nContent-Type: multipart/alternative; boundary=inner\r\n\r\n"
+        "--inner\r\nContent-Type: text/plain; charset=iso-8859-1\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n"
+        "Sch=F6n=\r\ne Gr=FC=DFe\r\n--inner\r\nContent-Type: text/html\r\n\r\n<p>html</p>\r\n--inner--\r\n"
+        "--outer\r\nContent-Type: text/html; charset=utf-8\r\nContent-Transfer-Encoding: base64\r\n\r\n"
+        "PHA+YmFzZTY0PC9wPg==\r\n--outer\r\nContent-Type: application/pdf; name=\"a.pdf\"\r\n"
+        "Content-Disposition: attachment; filename=\"b.pdf\"\r\n\r\nJVBERi0=\r\n"
+        "--outer\r\nContent-Type: message/rfc822\r\n\r\nSubject: inner\r\n\r\nforwarded\r\n--outer--\r\nepilogue",
+        "# Grüße an alle\n\nFrom: Jürgen <j@x.y>\nTo: b@x.y\n\nSchöne Grüße\n\nbase64\n\n"
+        "Attachment: b.pdf (application/pdf, not read)\n\n# inner\n\nforwarded");
+    expect_text(FORMAT_EML, "From: a\nTo: b\nContent-Type: multipart/mixed\n\nno boundary",
+                "From: a\nTo: b\n\nno boundary");
 }
 
-#define P(properties, text) "<w:p><w:pPr>" properties "</w:pPr><w:r><w:t>" text "</w:t></w:r></w:p>"
+#define TEXT(text)          "<w:r><w:t>" text "</w:t></w:r>"
+#define P(properties, text) "<w:p><w:pPr>" properties "</w:pPr>" TEXT(text) "</w:p>"
+#define ROW(cells)          "<w:tr>" cells "</w:tr>"
+#define CELL(inner)         "<w:tc>" inner "</w:tc>"
+#define MERGE(attribute)    "<w:tcPr><w:vMerge " attribute "/></w:tcPr>"
+#define ITEM(level)         "<w:numPr><w:ilvl w:val=\"" level "\"/><w:numId w:val=\"7\"/></w:numPr>"
+#define COLOR(rest)         "<w:rPr><w:color w:val=\"FFFFFF\"/>" rest "</w:rPr>"
 
 static void expect_docx(const char *body, const char *expected) {
     static const char styles[] =
@@ -154,7 +185,8 @@ static void expect_docx(const char *body, const char *expected) {
         "<w:style w:styleId=\"C\"><w:name w:val=\"Code\"/></w:style></w:styles>";
     static const char numbering[] =
         "<w:numbering xmlns:w=\"http://schemas.openxmlformats.org/wordprocessingml/2006/main\">"
-        "<w:abstractNum w:abstractNumId=\"0\"><w:lvl w:ilvl=\"0\"><w:numFmt w:val=\"decimal\"/><w:lvlText w:val=\"%1.\"/>"
+        "<w:abstractNum w:abstractNumId=\"0\"><w:lvl w:ilvl=\"0\"><w:numFmt w:val=\"decimal\"/><w:lvlText "
+        "w:val=\"%1.\"/>"
         "</w:lvl><w:lvl w:ilvl=\"1\"><w:numFmt w:val=\"bullet\"/></w:lvl></w:abstractNum>"
         "<w:num w:numId=\"7\"><w:abstractNumId w:val=\"0\"/></w:num></w:numbering>";
     struct archive a = {0};
@@ -178,47 +210,90 @@ static void expect_docx(const char *body, const char *expected) {
     free(document);
 }
 
-Test(extract, word) {
-    expect_docx(P("<w:pStyle w:val=\"Mine\"/>", "Head") P("<w:outlineLvl w:val=\"2\"/>", "Deeper") P("", "text") P("", ""),
+Test(extract, word_paragraphs) {
+    expect_docx(P("<w:pStyle w:val=\"Mine\"/>", "Head") P("<w:outlineLvl w:val=\"2\"/>", "Deeper") P("", "text"),
                 "## Head\n\n### Deeper\n\ntext");
-    expect_docx(P("<w:numPr><w:ilvl w:val=\"0\"/><w:numId w:val=\"7\"/></w:numPr>", "one")
-                    P("<w:numPr><w:ilvl w:val=\"1\"/><w:numId w:val=\"7\"/></w:numPr>", "in")
-                        P("<w:numPr><w:ilvl w:val=\"0\"/><w:numId w:val=\"7\"/></w:numPr>", "two"),
-                "1. one\n  - in\n2. two");
+    expect_docx(P(ITEM("0"), "one") P(ITEM("1"), "in") P(ITEM("0"), "two"), "1. one\n  - in\n2. two");
+    expect_docx(P("<w:pStyle w:val=\"H2\"/>" ITEM("0"), "numbered") P("", ""), "## 1. numbered");
     expect_docx(P("<w:pStyle w:val=\"C\"/>", "int x;") P("<w:pStyle w:val=\"C\"/>", "int y;") P("", "end"),
                 "int x;\nint y;\n\nend");
-    expect_docx("<w:tbl><w:tr><w:tc>" P("", "a") "</w:tc><w:tc><w:tcPr><w:vMerge w:val=\"restart\"/></w:tcPr>" P("", "b")
-                "</w:tc></w:tr><w:tr><w:tc><w:tbl><w:tr><w:tc>" P("", "in") "</w:tc></w:tr></w:tbl>" P("", "c")
-                "</w:tc><w:tc><w:tcPr><w:vMerge/></w:tcPr>" P("", "") "</w:tc></w:tr></w:tbl>",
-                "| a | b |\n| --- | --- |\n| in c | b |");
-    expect_docx("<w:p><w:r><w:t>a</w:t><w:tab/><w:t>b</w:t><w:br/><w:t>c</w:t></w:r><w:del><w:r><w:delText>D</w:delText>"
-                "<w:t>D</w:t></w:r></w:del><w:ins><w:r><w:t>e</w:t></w:r></w:ins><mc:AlternateContent><mc:Choice><w:r><w:t>f"
-                "</w:t></w:r></mc:Choice><mc:Fallback><w:r><w:t>F</w:t></w:r></mc:Fallback></mc:AlternateContent></w:p>",
-                "a b\ncef");
-    expect_docx("<w:p><w:r><w:rPr><w:vanish/></w:rPr><w:t>S</w:t></w:r><w:r><w:t>a</w:t></w:r><w:r><w:rPr><w:color "
-                "w:val=\"FFFFFF\"/></w:rPr><w:t>S</w:t></w:r><w:r><w:rPr><w:color w:val=\"FFFFFF\"/><w:shd w:fill=\"000000\"/>"
-                "</w:rPr><w:t>b</w:t></w:r><w:r><w:rPr><w:rStyle w:val=\"Ghost\"/></w:rPr><w:t>S</w:t></w:r></w:p>",
-                "ab");
-    expect_docx("<w:p><w:r><w:t>outer</w:t><w:txbxContent>" P("", "box") "</w:txbxContent><w:t> text</w:t></w:r></w:p>",
+    expect_docx("<w:p>" TEXT("outer") "<w:txbxContent>" P("", "box") "</w:txbxContent>" TEXT(" text") "</w:p>",
                 "box\n\nouter text");
 }
 
+Test(extract, word_tables) {
+    static const char inner[] = "<w:tbl>" ROW(CELL(P("", "in"))) "</w:tbl>";
+    char table[1024];
+    snprintf(table, sizeof table, "<w:tbl>%s<w:tr><w:tc>%s%s%s</w:tbl>",
+             ROW(CELL(P("", "a")) CELL(MERGE("w:val=\"restart\"") P("", "b"))), inner, P("", "c") "</w:tc>",
+             CELL(MERGE("") P("", "")) "</w:tr>");
+    expect_docx(table, "| a | b |\n| --- | --- |\n| in c | b |");
+}
+
+Test(extract, word_that_is_hidden) {
+    expect_docx("<w:p><w:r><w:t>a</w:t><w:tab/><w:t>b</w:t><w:br/><w:t>c</w:t></w:r><w:del>" TEXT(
+                    "D") "</w:del>"
+                         "<w:ins>" TEXT("e") "</w:ins><w:moveFrom>" TEXT(
+                             "M") "</"
+                                  "w:moveFrom><mc:AlternateContent><mc:"
+                                  "Choice>" TEXT("f") "</"
+                                                      "mc:Choice><mc:"
+                                                      "Fallback>" TEXT("F") "</mc:Fallback></"
+                                                                            "mc:"
+                                                                            "AlternateContent></"
+                                                                            "w:p>",
+                "a b\ncef");
+    expect_docx("<w:p><w:r><w:rPr><w:vanish/></w:rPr><w:t>S</w:t></w:r>" TEXT("a") "<w:r>" COLOR(
+                    "") "<w:t>S</w:t></w:r><w:r>" COLOR("<w:shd w:fill=\"000000\"/>") "<w:t>b</w:t></w:r>"
+                                                                                      "<w:r><w:rPr><w:rStyle "
+                                                                                      "w:val=\"Ghost\"/></"
+                                                                                      "w:rPr><w:t>S</w:t></w:r></w:p>",
+                "ab");
+}
+
 Test(extract, pdf_layout) {
-#define WORD(x, y, x2, y2, text) "<word xMin=\"" #x "\" yMin=\"" #y "\" xMax=\"" #x2 "\" yMax=\"" #y2 "\">" text "</word>"
-#define LINE(x, y, x2, words) "<line xMin=\"" #x "\" yMin=\"" #y "\" xMax=\"" #x2 "\">" words "</line>"
-    expect_text(FORMAT_PDF,
-                "<title>A &amp; B</title><page width=\"1\"><block>" LINE(10, 10, 90, WORD(10, 10, 90, 30, "Large")) "</block>"
-                "<block>" LINE(10, 40, 40, WORD(10, 40, 30, 50, "Small") WORD(33, 40, 40, 50, "head")) "</block><block>"
-                LINE(10, 55, 90, WORD(10, 55, 90, 65, "A &lt;line&gt; th\x01") WORD(90, 55, 95, 65, "at is well-"))
-                LINE(10, 66, 90, WORD(10, 66, 90, 76, "known and divi-")) LINE(10, 77, 90, WORD(10, 77, 90, 87, "ded, in well-known words."))
-                "</block></page><page width=\"1\"><block>" LINE(10, 10, 12, WORD(10, 10, 12, 20, "\u2022")) "</block><block>"
-                LINE(20, 10, 90, WORD(20, 10, 90, 20, "item one goes on")) LINE(20, 21, 90, WORD(20, 21, 90, 31, "here."))
-                "</block></page>",
-                "# Large\n\n## Small head\n\nA <line> that is well-known and divided, in well-known words.\n\n- item one goes on here.");
-    struct document d;
-    cr_assert_eq(parse(&d, FORMAT_PDF, "<page ><line ><word >a</word></line></page><page ></page>", 57, NULL), 0);
-    cr_expect_eq(d.n_pages, 2);
-    document_deinit(&d);
+    static const struct {
+        int page, block;
+        double x, y, x_end, y_end;
+        const char *text;
+    } words[] = {
+        {1, 1, 10, 10, 90, 30, "Large"},
+        {1, 2, 10, 40, 30, 50, "Small"},
+        {1, 2, 33, 40, 40, 50, "head"},
+        {1, 3, 10, 55, 60, 65, "A &lt;line&gt; th\x01"}, /* no gap: one word */
+        {1, 3, 60, 55, 95, 65, "at is well-"},
+        {1, 3, 10, 66, 90, 76, "known and divi-"},
+        {1, 3, 10, 77, 90, 87, "ded, in well-known words."},
+        {2, 4, 10, 10, 12, 20, "\u2022"}, /* beside the next */
+        {2, 5, 20, 10, 90, 20, "item one goes on"},
+        {2, 5, 20, 21, 90, 31, "here."},
+        {2, 6, 10, 50, 90, 60, "\u05D1\u05D0 12 \u05D3\u05D2"}, /* as it is seen */
+    };
+    enum { N = sizeof words / sizeof *words };
+    char page[8192];
+    size_t n = (size_t)sprintf(page, "<title>A &amp; B</title>");
+    for (int i = 0; i < N; i++) {
+        bool new_page = !i || words[i].page != words[i - 1].page,
+             new_block = !i || words[i].block != words[i - 1].block;
+        bool new_line = new_block || words[i].y != words[i - 1].y;
+        bool last = i + 1 == N || words[i + 1].y != words[i].y || words[i + 1].block != words[i].block;
+        if (new_page) n += (size_t)sprintf(page + n, "<page width=\"1\">");
+        if (new_block) n += (size_t)sprintf(page + n, "<block>");
+        if (new_line)
+            n += (size_t)sprintf(page + n, "<line xMin=\"%g\" yMin=\"%g\" xMax=\"%g\">", words[i].x, words[i].y,
+                                 words[last ? i : i + 1].x_end);
+        n += (size_t)sprintf(page + n, "<word xMin=\"%g\" yMin=\"%g\" xMax=\"%g\" yMax=\"%g\">%s</word>", words[i].x,
+                             words[i].y, words[i].x_end, words[i].y_end, words[i].text);
+        if (last) n += (size_t)sprintf(page + n, "</line>");
+    }
+    expect_text(FORMAT_PDF, page,
+                "# Large\n\n## Small head\n\nA <line> that is well-known and divided, in well-known words.\n\n"
+                "- item one goes on here.\n\n\u05D2\u05D3 12 \u05D0\u05D1");
+    struct text t = text_of(FORMAT_PDF, page);
+    cr_expect_str_eq(t.title, "A & B");
+    cr_expect_eq(t.n_pages, 2u);
+    cr_expect_eq(t.blocks[t.n_blocks - 1].page, 2u);
+    text_deinit(&t);
 }
 
 /* Text that has an origin stands there, but for white space. */
@@ -231,19 +306,24 @@ static void check_origins(int format, const char *data, size_t least) {
         cr_assert_leq(o->source + o->bytes, strlen(data));
         for (uint32_t k = 0; k < o->bytes; k++) {
             unsigned char a = (unsigned char)d.text[o->text + k], b = (unsigned char)data[o->source + k];
-            cr_assert(a == b || (a <= ' ' && b <= ' '), "%s: '%c' is not '%c' at %llu", extract_format_name(format), a, b,
-                      (unsigned long long)o->source + k);
+            cr_assert(a == b || (a <= ' ' && b <= ' '), "%s: '%c' is not '%c' at %llu", extract_format_name(format), a,
+                      b, (unsigned long long)o->source + k);
         }
         mapped += o->bytes;
     }
-    cr_expect_geq(mapped, least, "%s: %zu of %zu bytes have an origin", extract_format_name(format), mapped, d.text_bytes);
+    cr_expect_geq(mapped, least, "%s: %zu of %zu bytes have an origin", extract_format_name(format), mapped,
+                  d.text_bytes);
     document_deinit(&d);
 }
 
 Test(extract, origins_are_true) {
     check_origins(FORMAT_TXT, "\xEF\xBB\xBFone\ntwo\n\nthr\xC3\xA9\x65", 13);
-    check_origins(FORMAT_MD, "# A *b* c\n\ntext \\* &lt; and < `x  y`\nsoft &amp; hard\n\n> q\n> r\n\n- a\n\n      code\n\n|a|b|\n|-|-|\n|c|d|\n", 47);
-    check_origins(FORMAT_HTML, "<p>one &amp; two\nthree &eacute; four&nbsp;five & six</p><table><tr><td>a<td>b</table>", 31);
+    check_origins(FORMAT_MD,
+                  "# A *b* c\n\ntext \\* &lt; and < `x  y`\nsoft &amp; hard\n\n> q\n> r\n\n- a\n\n      "
+                  "code\n\n|a|b|\n|-|-|\n|c|d|\n",
+                  47);
+    check_origins(FORMAT_HTML, "<p>one &amp; two\nthree &eacute; four&nbsp;five & six</p><table><tr><td>a<td>b</table>",
+                  31);
     check_origins(FORMAT_CSV, "a,b\n\"x \"\"y\"\" z\",2\n", 9);
     check_origins(FORMAT_EML, "From: a\nTo: b\n\nplain text here\n", 15);
 }

@@ -8,16 +8,19 @@
 
 Test(normalise, characters) {
     static const char *const cases[][2] = {
-        {"e\u0301a\u0308 \u212B", "\u00E9\u00E4 \u00C5"},            /* NFC */
-        {"e\u0323\u0302", "\u1EC7"},                                   /* marks in another order */
-        {"\u1112\u1161\u11AB", "\uD55C"},                              /* Hangul */
-        {"o\uFB03ce \uFB01n \uFB06", "office fin st"},                  /* ligatures */
-        {"x\u00B2 \u2460", "x\u00B2 \u2460"},                          /* no compatibility mapping beyond that */
-        {"a\u200Bb\u200Dc\uFEFFd\u2060e\u00ADf", "abcdef"},             /* zero width, soft hyphen */
-        {"a\u202Eb\u2066c\u200Fd\u061C", "abcd"},                       /* bidi */
-        {"a\U000E0041\U000E0042b\uFE0F\U000E0101", "ab"},               /* tags, variation selectors */
-        {"a\x01\x7F\xC2\x90" "b\xC2\x85" "c", "ab\nc"},                     /* controls */
-        {"a\u00A0\u2003b\t c  \n  d", "a b c\nd"},                     /* white space */
+        {"e\u0301a\u0308 \u212B", "\u00E9\u00E4 \u00C5"},   /* NFC */
+        {"e\u0323\u0302", "\u1EC7"},                        /* marks in another order */
+        {"\u1112\u1161\u11AB", "\uD55C"},                   /* Hangul */
+        {"o\uFB03ce \uFB01n \uFB06", "office fin st"},      /* ligatures */
+        {"x\u00B2 \u2460", "x\u00B2 \u2460"},               /* no compatibility mapping beyond that */
+        {"a\u200Bb\u200Dc\uFEFFd\u2060e\u00ADf", "abcdef"}, /* zero width, soft hyphen */
+        {"a\u202Eb\u2066c\u200Fd\u061C", "abcd"},           /* bidi */
+        {"a\U000E0041\U000E0042b\uFE0F\U000E0101", "ab"},   /* tags, variation selectors */
+        {"a\x01\x7F\xC2\x90"
+         "b\xC2\x85"
+         "c",
+         "ab\nc"},                                 /* controls */
+        {"a\u00A0\u2003b\t c  \n  d", "a b c\nd"}, /* white space */
         {"a\u2028b\r\nc", "a\nb\nc"},
         {"\u200B\u202E", ""},
     };
@@ -30,7 +33,8 @@ Test(normalise, characters) {
 }
 
 Test(normalise, divided_words) {
-    expect_text(FORMAT_TXT, "exam-\nple and e-\n  mail, well-\nknown; a well-known Anglo-\nSaxon, 1-\n2, soft\u00AD\nly",
+    expect_text(FORMAT_TXT,
+                "exam-\nple and e-\n  mail, well-\nknown; a well-known Anglo-\nSaxon, 1-\n2, soft\u00AD\nly",
                 "example and email, well-\nknown; a well-known Anglo-\nSaxon, 1-\n2, softly");
     expect_text(FORMAT_MD, "exam-\nple", "exam-\nple");
     expect_text(FORMAT_MD, "    exam-\n    ple  x\n", "exam-\nple  x");
@@ -43,8 +47,10 @@ Test(normalise, every_code_point) {
     for (int32_t c = 1; c < 0x110000; c++) {
         if (c >= 0xD800 && c < 0xE000) continue;
         unsigned char *p = (unsigned char *)all + n;
-        if (c < 0x80) n += (size_t)(p[0] = (unsigned char)c, 1);
-        else if (c < 0x800) p[0] = (unsigned char)(0xC0 | c >> 6), p[1] = (unsigned char)(0x80 | (c & 63)), n += 2;
+        if (c < 0x80)
+            n += (size_t)(p[0] = (unsigned char)c, 1);
+        else if (c < 0x800)
+            p[0] = (unsigned char)(0xC0 | c >> 6), p[1] = (unsigned char)(0x80 | (c & 63)), n += 2;
         else if (c < 0x10000)
             p[0] = (unsigned char)(0xE0 | c >> 12), p[1] = (unsigned char)(0x80 | (c >> 6 & 63)),
             p[2] = (unsigned char)(0x80 | (c & 63)), n += 3;
@@ -71,7 +77,8 @@ Test(normalise, every_code_point) {
 
 /* Each byte that the map knows is the file's, or white space for white space. */
 Test(normalise, map_to_the_file) {
-    static const char source[] = "First  line\r\nof e\u0301 text, o\uFB03ce.\n\n\tSecond\u00A0para-\ngraph\u200B here | there.\n";
+    static const char source[] =
+        "First  line\r\nof e\u0301 text, o\uFB03ce.\n\n\tSecond\u00A0para-\ngraph\u200B here | there.\n";
     struct text t = text_of(FORMAT_TXT, source);
     cr_expect_str_eq(t.text, "First line\nof \u00E9 text, office.\n\nSecond paragraph here | there.");
     size_t known = 0;

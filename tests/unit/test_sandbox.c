@@ -1,5 +1,5 @@
-/* sandbox.h: what a confined child can no longer do, that limits end it with a reason, that the parent believes nothing,
- * and the whole way of a file through extract_file and extract_bytes. */
+/* sandbox.h: what a confined child can no longer do, that limits end it with a reason, that the parent believes
+ * nothing, and the whole way of a file through extract_file and extract_bytes. */
 #include "rag/sandbox.h"
 #include "tests/unit/documents.h"
 
@@ -43,7 +43,9 @@ static int open_for_reading(void) {
     return fd >= 0 ? 1 : errno == EPERM || errno == EACCES ? 0 : 2;
 }
 static int open_for_writing(void) {
-    return open("/tmp/tandem-sandbox-test", O_WRONLY | O_CREAT, 0600) >= 0 ? 1 : errno == EPERM || errno == EACCES ? 0 : 2;
+    return open("/tmp/tandem-sandbox-test", O_WRONLY | O_CREAT, 0600) >= 0 ? 1
+           : errno == EPERM || errno == EACCES                             ? 0
+                                                                           : 2;
 }
 static int connect_somewhere(void) {
     return socket(AF_INET, SOCK_STREAM, 0) >= 0 ? 1 : errno == EPERM ? 0 : 2;
