@@ -163,7 +163,7 @@ static void scan(struct pdf *p, const struct extract_input *in) {
             p->block++;
             if ((int)++p->page > in->limits->pages)
                 doc_fail(p->d, STATUS_TOO_LARGE, "it has more than %d pages", in->limits->pages);
-        } else if (n == 5 && !memcmp(tag, "title", 5) && !p->page) {
+        } else if (n == 5 && !memcmp(tag, "title", 5) && !p->lines) {
             const char *stop = memmem(at, (size_t)(end - at), "</title>", 8);
             if (!stop) return;
             put_decoded(p, at, (size_t)(stop - at));
