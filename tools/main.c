@@ -14,6 +14,7 @@
     X(pull, "download a model from a Hugging Face hub")                                                                \
     X(inspect, "check a checkpoint and print what it is")                                                              \
     X(tokenize, "text to token ids and back")                                                                          \
+    X(extract, "read documents: their text, or chunks of it")                                                          \
     X(logits, "write the logits of token ids to a file")                                                               \
     X(embed, "turn texts into vectors with an encoder")                                                                \
     X(perplexity, "measure the perplexity of a text")                                                                  \
