@@ -16,7 +16,7 @@ struct arena_block {
 };
 
 void *arena_take(struct arena *a, size_t bytes) {
-    CHECK_LE(bytes, SIZE_MAX / 4);
+    CHECK(bytes <= SIZE_MAX / 4);
     bytes = (bytes + 15) / 16 * 16;
     if (a->capacity - a->used < bytes) {
         size_t capacity = a->capacity ? 2 * a->capacity : FIRST_BYTES;
@@ -53,7 +53,7 @@ void *array_reserve(void *array, size_t *capacity, size_t n, size_t size) {
     if (n <= *capacity) return array;
     size_t more = *capacity ? *capacity : 16;
     while (more < n) more *= 2;
-    CHECK_LE(more, SIZE_MAX / size);
+    CHECK(more <= SIZE_MAX / size);
     array = realloc(array, more * size);
     CHECK(array);
     *capacity = more;

@@ -219,10 +219,10 @@ int store_change_last(struct store *s, int64_t *seq, char *err, size_t err_bytes
  * STATUS_TOO_LARGE when what follows `after` is no longer complete: load the collection anew. */
 int store_changes(struct store *s, const char *tenant, int64_t collection, int64_t after, int limit,
                   struct store_change_list *out, char *err, size_t err_bytes);
-/* All ready documents of a collection: id, attributes, n_chunks, in the order of ids; other fields are empty. */
-int store_members(struct store *s, const char *tenant, int64_t collection, struct store_documents *out, char *err,
-                  size_t err_bytes);
-/* The chunks, with vectors, of its ready documents with ids first .. last, by document and ordinal. */
+/* The ready documents of a collection with ids first .. last, without name, hash and reason, in the order of ids. */
+int store_members(struct store *s, const char *tenant, int64_t collection, int64_t first, int64_t last,
+                  struct store_documents *out, char *err, size_t err_bytes);
+/* The chunks of these documents, with vectors, by document and ordinal. */
 int store_member_chunks(struct store *s, const char *tenant, int64_t collection, int64_t first, int64_t last,
                         struct store_chunks *out, char *err, size_t err_bytes);
 

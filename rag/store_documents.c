@@ -383,18 +383,19 @@ int store_chunk_range(struct store *s, const char *tenant, int64_t document, int
 
 /* ---- for an index ------------------------------------------------------------------------------------------------ */
 
-int store_members(struct store *s, const char *tenant, int64_t collection, struct store_documents *out, char *err,
-                  size_t err_bytes) {
+int store_members(struct store *s, const char *tenant, int64_t collection, int64_t first, int64_t last,
+                  struct store_documents *out, char *err, size_t err_bytes) {
     struct db_cursor c;
     store_documents_deinit(out);
     int status = store__check_tenant(s, tenant);
     if (!status) status = store__collection(s, tenant, collection);
     if (!status)
-        status = s->db->query(s, &c, "SELECT d.id, '', '', 'ready', '', 0, 0, 0, d.n_chunks, "
+        status = s->db->query(s, &c, "SELECT d.id, '', '', d.status, '', d.bytes, d.pages, d.created, d.n_chunks, "
                               "COALESCE(m.attributes, d.attributes) FROM members m "
                               "JOIN documents d ON d.tenant = m.tenant AND d.id = m.document "
-                              "WHERE m.tenant = ?1 AND m.collection = ?2 AND d.status = 'ready' ORDER BY m.document",
-                              VALUES(V_TEXT(tenant), V_INT(collection)));
+                              "WHERE m.tenant = ?1 AND m.collection = ?2 AND m.document >= ?3 AND m.document <= ?4 "
+                              "AND d.status = 'ready' ORDER BY m.document",
+                              VALUES(V_TEXT(tenant), V_INT(collection), V_INT(first), V_INT(last)));
     if (!status) status = read_documents(s, &c, out);
     return store__done(s, status, err, err_bytes);
 }

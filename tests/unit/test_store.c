@@ -215,7 +215,7 @@ Test(store, a_document_belongs_to_several_collections) {
     cr_assert_str_eq(documents.data->attributes, "{\"x\":1}");
     OK(store_document_list(s, "alice", b, DOCUMENT_READY, (struct store_page){0}, &documents, ERR));
     cr_assert_str_eq(documents.data->attributes, "{\"x\":2}", "a membership has attributes of its own");
-    OK(store_members(s, "alice", b, &documents, ERR));
+    OK(store_members(s, "alice", b, 0, INT64_MAX, &documents, ERR));
     cr_assert(documents.n == 1 && documents.data->id == d && documents.data->n_chunks == 2);
     cr_assert_str_eq(documents.data->attributes, "{\"x\":2}");
     struct store_chunks chunks = {0};
@@ -572,7 +572,7 @@ Test(store, another_tenants_ids_do_not_exist) {
     FAILS(STATUS_NOT_FOUND, store_collection_put(s, m, own, d, NULL, ERR));
     FAILS(STATUS_NOT_FOUND, store_collection_remove(s, m, c, d, ERR));
     FAILS(STATUS_NOT_FOUND, store_collection_remove(s, m, own, d, ERR));
-    FAILS(STATUS_NOT_FOUND, store_members(s, m, c, &documents, ERR));
+    FAILS(STATUS_NOT_FOUND, store_members(s, m, c, 0, INT64_MAX, &documents, ERR));
     FAILS(STATUS_NOT_FOUND, store_member_chunks(s, m, c, 0, INT64_MAX, &chunks, ERR));
     FAILS(STATUS_NOT_FOUND, store_signature_put(s, m, d, signature, 4, ERR));
     FAILS(STATUS_NOT_FOUND, store_job_add(s, m, d, "ingest", "", 0, &id, ERR));
