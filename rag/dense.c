@@ -131,10 +131,16 @@ int dense_add(struct dense *d, const float *const *rows, size_t n, char *err, si
     return exec_finish(d->e, err, err_bytes);
 }
 
-/* out [k, C], on the device: rows of one segment, by their numbers within it. */
+static struct matrix matrix_of(const struct dense *d, const struct segment *s) {
+    return (struct matrix){.format = MATRIX_DENSE, .dtype = DTYPE_F16, .rows = (int)s->n, .cols = d->C, .data = s->rows};
+}
+
+/* out [k, C], on the device: rows of one segment, by their numbers within it. A row is looked up as a token's embedding
+ * is. */
 static void pick(struct dense *d, uint16_t *out, const struct segment *s, const int32_t *rows, size_t k) {
+    const struct matrix table = matrix_of(d, s);
     exec_upload(d->e, d->picks, rows, k * sizeof *rows);
-    gather_rows(d->e, out, s->rows, d->picks, (int)k, d->C);
+    embed(d->e, out, d->picks, NULL, &table, (int)k);
 }
 
 int dense_compact(struct dense *d, const uint64_t *live, char *err, size_t err_bytes) {
@@ -177,7 +183,7 @@ int dense_score(struct dense *d, float *scores, const float *query, char *err, s
     for (size_t i = 0; i < d->n_segments; i++) {
         const struct segment *s = &d->segments[i];
         if (!s->n) continue;
-        const struct matrix w = {.format = MATRIX_DENSE, .dtype = DTYPE_F16, .rows = (int)s->n, .cols = d->C, .data = s->rows};
+        const struct matrix w = matrix_of(d, s);
         linear_f32(d->e, d->scores + s->first, d->query, &w, 1);
     }
     exec_download(d->e, scores, d->scores, (size_t)d->n * sizeof *scores);
