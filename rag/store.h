@@ -281,6 +281,11 @@ void store_jobs_deinit(struct store_jobs *list);
 /* max_attempts: claims before it fails for good, 0: 3. */
 int store_job_add(struct store *s, const char *tenant, int64_t document, const char *kind, const char *payload,
                   int max_attempts, int64_t *id, char *err, size_t err_bytes);
+/* A document and the job that will make it ready, both or neither: nothing stays pending that nobody works on. Where the
+ * document existed there is no job: *job is 0. Arguments as in store_document_add and store_job_add. */
+int store_job_submit(struct store *s, const char *tenant, const struct store_document *document, int64_t collection,
+                     const char *kind, const char *payload, int max_attempts, int64_t *id, int64_t *job, char *err,
+                     size_t err_bytes);
 /* Takes the oldest job that is due: queued, or running with a lease that ran out (its worker died). The lease lasts
  * `lease_s` from now and from each heartbeat. Nothing due: 0 and out->n == 0. A job that dies with its worker for the
  * last time fails here, and its pending document with it. tenant NULL: of any. */

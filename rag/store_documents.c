@@ -111,26 +111,35 @@ static int add(struct store *s, const char *tenant, const struct store_document 
     return status;
 }
 
+int store__add_document(struct store *s, const char *tenant, const struct store_document *d, const char *attributes,
+                        int64_t collection, int64_t *id, bool *existed) {
+    int status = add(s, tenant, d, attributes, id, existed);
+    if (status || !collection) return status;
+    status = store__collection(s, tenant, collection);
+    if (!status) status = store__document(s, tenant, *id, NULL); /* against one who publishes it at this moment */
+    if (!status)
+        status = store__exec(s, NULL, "INSERT INTO members (tenant, collection, document) VALUES (?1, ?2, ?3) "
+                             "ON CONFLICT (collection, document) DO NOTHING",
+                             VALUES(V_TEXT(tenant), V_INT(collection), V_INT(*id)));
+    if (!status && *existed) status = store__change(s, tenant, collection, *id, CHANGE_PUT);
+    return status;
+}
+
+int store__check_document(struct store *s, const struct store_document *d, char **attributes) {
+    int status = store__check_text(s, "name", d->name, 1, STORE_MAX_NAME);
+    if (!status) status = store__check_text(s, "hash", d->hash, 1, STORE_MAX_HASH);
+    return status ? status : attributes_check(d->attributes, attributes, s->err, sizeof s->err);
+}
+
 int store_document_add(struct store *s, const char *tenant, const struct store_document *d, int64_t collection,
                        int64_t *id, bool *existed, char *err, size_t err_bytes) {
     char *attributes = NULL;
     bool found = false;
     *id = 0;
     int status = store__check_tenant(s, tenant);
-    if (!status) status = store__check_text(s, "name", d->name, 1, STORE_MAX_NAME);
-    if (!status) status = store__check_text(s, "hash", d->hash, 1, STORE_MAX_HASH);
-    if (!status) status = attributes_check(d->attributes, &attributes, s->err, sizeof s->err);
+    if (!status) status = store__check_document(s, d, &attributes);
     if (!status) status = store__begin(s);
-    if (!status) status = add(s, tenant, d, attributes, id, &found);
-    if (!status && collection) {
-        status = store__collection(s, tenant, collection);
-        if (!status) status = store__document(s, tenant, *id, NULL); /* against one who publishes it at this moment */
-        if (!status)
-            status = store__exec(s, NULL, "INSERT INTO members (tenant, collection, document) VALUES (?1, ?2, ?3) "
-                                 "ON CONFLICT (collection, document) DO NOTHING",
-                                 VALUES(V_TEXT(tenant), V_INT(collection), V_INT(*id)));
-        if (!status && found) status = store__change(s, tenant, collection, *id, CHANGE_PUT);
-    }
+    if (!status) status = store__add_document(s, tenant, d, attributes, collection, id, &found);
     free(attributes);
     if (existed) *existed = found;
     return store__done(s, store__end(s, status), err, err_bytes);

@@ -94,5 +94,9 @@ int store__document(struct store *s, const char *tenant, int64_t id, enum docume
 int store__collection(struct store *s, const char *tenant, int64_t id);
 /* Logs a change of one collection (0: of every collection that the document is in). */
 int store__change(struct store *s, const char *tenant, int64_t collection, int64_t document, enum change_kind kind);
+/* store_document_add within a transaction; its arguments have been checked, attributes are compact. */
+int store__add_document(struct store *s, const char *tenant, const struct store_document *d, const char *attributes,
+                        int64_t collection, int64_t *id, bool *existed);
+int store__check_document(struct store *s, const struct store_document *d, char **attributes);
 /* Ends a document if it is pending. */
 int store__end_pending(struct store *s, const char *tenant, int64_t id, enum document_status status, const char *reason);

@@ -88,25 +88,50 @@ static int end_job(struct store *s, const struct store_job *job, enum job_state 
     return status;
 }
 
+static int check_job(struct store *s, const char *kind, const char *payload, int max_attempts) {
+    int status = store__check_text(s, "kind", kind, 1, STORE_MAX_NAME);
+    if (!status) status = store__check_text(s, "payload", payload, 0, STORE_MAX_TEXT);
+    if (!status && (max_attempts < 0 || max_attempts > 1000))
+        status = store__fail(s, STATUS_INVALID, "expected 1 to 1000 attempts, found %d", max_attempts);
+    return status;
+}
+
+static int insert_job(struct store *s, const char *tenant, int64_t document, const char *kind, const char *payload,
+                      int max_attempts, int64_t *id) {
+    const int64_t now = s->now();
+    *id = store__new_id(s);
+    return store__exec(s, NULL, "INSERT INTO jobs (id, tenant, document, kind, payload, state, stage, progress, error, "
+                       "attempts, max_attempts, created, updated, worker, due) VALUES (?1, ?2, NULLIF(?3, 0), ?4, ?5, "
+                       "'queued', '', 0, '', 0, ?6, ?7, ?7, '', ?7)",
+                       VALUES(V_INT(*id), V_TEXT(tenant), V_INT(document), V_TEXT(kind), V_TEXT(payload),
+                              V_INT(max_attempts ? max_attempts : DEFAULT_ATTEMPTS), V_INT(now)));
+}
+
 int store_job_add(struct store *s, const char *tenant, int64_t document, const char *kind, const char *payload,
                   int max_attempts, int64_t *id, char *err, size_t err_bytes) {
     int status = store__check_tenant(s, tenant);
     if (!payload) payload = "";
-    if (!status) status = store__check_text(s, "kind", kind, 1, STORE_MAX_NAME);
-    if (!status) status = store__check_text(s, "payload", payload, 0, STORE_MAX_TEXT);
-    if (!status && (max_attempts < 0 || max_attempts > 1000))
-        status = store__fail(s, STATUS_INVALID, "expected 1 to 1000 attempts, found %d", max_attempts);
+    if (!status) status = check_job(s, kind, payload, max_attempts);
     if (!status) status = store__begin(s);
     if (!status && document) status = store__document(s, tenant, document, NULL);
-    if (!status) {
-        const int64_t now = s->now();
-        *id = store__new_id(s);
-        status = store__exec(s, NULL, "INSERT INTO jobs (id, tenant, document, kind, payload, state, stage, progress, error, "
-                             "attempts, max_attempts, created, updated, worker, due) VALUES (?1, ?2, NULLIF(?3, 0), ?4, ?5, "
-                             "'queued', '', 0, '', 0, ?6, ?7, ?7, '', ?7)",
-                             VALUES(V_INT(*id), V_TEXT(tenant), V_INT(document), V_TEXT(kind), V_TEXT(payload),
-                                    V_INT(max_attempts ? max_attempts : DEFAULT_ATTEMPTS), V_INT(now)));
-    }
+    if (!status) status = insert_job(s, tenant, document, kind, payload, max_attempts, id);
+    return store__done(s, store__end(s, status), err, err_bytes);
+}
+
+int store_job_submit(struct store *s, const char *tenant, const struct store_document *document, int64_t collection,
+                     const char *kind, const char *payload, int max_attempts, int64_t *id, int64_t *job, char *err,
+                     size_t err_bytes) {
+    char *attributes = NULL;
+    bool existed = false;
+    *id = *job = 0;
+    if (!payload) payload = "";
+    int status = store__check_tenant(s, tenant);
+    if (!status) status = check_job(s, kind, payload, max_attempts);
+    if (!status) status = store__check_document(s, document, &attributes);
+    if (!status) status = store__begin(s);
+    if (!status) status = store__add_document(s, tenant, document, attributes, collection, id, &existed);
+    if (!status && !existed) status = insert_job(s, tenant, *id, kind, payload, max_attempts, job);
+    free(attributes);
     return store__done(s, store__end(s, status), err, err_bytes);
 }
 

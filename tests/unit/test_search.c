@@ -1,6 +1,7 @@
 /* test_search.c - rag/search.h over a store: exact results against loops in the test, filters, fusion, near-duplicates,
  * surroundings, and an index that follows what others write. */
 #include "rag/search.h"
+#include "rag/store_internal.h"
 #include "tests/unit/store_fixture.h"
 
 #include <math.h>
@@ -142,6 +143,62 @@ Test(search, is_exact_while_documents_come_and_go) {
     search_result_deinit(&fresh);
     search_close(other);
     free(m);
+}
+
+/* On PostgreSQL: pgvector, asked in SQL, ranks as our own index does, and so does the same collection in SQLite. */
+Test(search, pgvector_and_sqlite_rank_alike) {
+    enum { N = 200 };
+    if (!on_postgres()) cr_skip_test("skipped: this is about PostgreSQL");
+    static float vectors[N * DIM];
+    static char words[N][32];
+    struct store *other = NULL;
+    struct search_result theirs = {0};
+    const struct store_options options = {.url = ":memory:", .create = true, .dim = DIM, .dtype = DTYPE_F16};
+    int64_t there = 0, id, first[2] = {0};
+    OK(store_open(&other, &options, ERR));
+    OK(store_collection_add(other, "alice", "c", NULL, &there, ERR));
+    for (int i = 0; i < N; i++) {
+        struct store_chunk chunk = {.text = words[i], .vector = vectors + i * DIM}, copy = chunk;
+        char name[16];
+        const struct store_document d = {.name = name, .hash = name};
+        unit_vector(vectors + i * DIM);
+        snprintf(name, sizeof name, "d%d", i);
+        snprintf(words[i], sizeof words[i], "w%d w%d w%d", below(20), below(20), below(20));
+        OK(store_document_add(s, "alice", &d, collection, &id, NULL, ERR));
+        OK(store_document_publish(s, "alice", id, &chunk, 1, 0, ERR));
+        OK(store_document_add(other, "alice", &d, there, &id, NULL, ERR));
+        OK(store_document_publish(other, "alice", id, &copy, 1, 0, ERR));
+        if (!i) first[0] = chunk.id, first[1] = copy.id;
+    }
+    for (int round = 0; round < 20; round++) {
+        float question[DIM];
+        struct db_cursor c;
+        struct search_request r = search_default_request();
+        unit_vector(question);
+        r.vector = question;
+        OK(search_run(search, s, "alice", collection, &r, &result, ERR));
+        cr_assert_eq(s->db->query(s, &c, "SELECT id FROM chunks ORDER BY vector <#> ?1 LIMIT 10",
+                                  VALUES(V_VECTOR(question, DIM))), 0, "%s", s->err);
+        for (int i = 0; i < 10; i++) {
+            cr_assert_eq(s->db->step(s, &c), 1);
+            cr_assert_eq(s->db->integer(&c, 0), result.hits[i].chunk);
+        }
+        s->db->close_cursor(s, &c);
+        r.text = words[round];
+        OK(search_run(search, s, "alice", collection, &r, &result, ERR));
+        struct search *fresh = NULL; /* a search serves one store */
+        const struct search_options cpu = {.backend = "cpu", .n_threads = 1};
+        OK(search_open(&fresh, &cpu, ERR));
+        OK(search_run(fresh, other, "alice", there, &r, &theirs, ERR));
+        cr_assert(theirs.n == result.n && result.n == 10);
+        for (int i = 0; i < 10; i++) {
+            cr_assert_eq(result.hits[i].chunk - first[0], theirs.hits[i].chunk - first[1]);
+            cr_assert_eq(result.hits[i].score, theirs.hits[i].score, "to the bit");
+        }
+        search_close(fresh);
+    }
+    search_result_deinit(&theirs);
+    store_close(other);
 }
 
 /* Enough rows die that the index compacts itself; then everything goes on as before. */

@@ -338,6 +338,24 @@ Test(store, a_job_from_claim_to_done) {
     store_jobs_deinit(&jobs);
 }
 
+Test(store, a_document_and_its_job_are_submitted_together) {
+    int64_t id = 0, job = 0, again = 0, c = add_collection("alice", "c");
+    const struct store_document d = {.name = "d", .hash = "d"};
+    OK(store_job_submit(s, "alice", &d, c, "ingest", "/path", 1, &id, &job, ERR));
+    cr_assert_eq(claim("w"), job);
+    OK(store_job_submit(s, "alice", &d, c, "ingest", "/path", 1, &again, &job, ERR));
+    cr_assert(again == id && job == 0, "it is being worked on");
+    OK(store_document_end(s, "alice", id, DOCUMENT_FAILED, "", ERR));
+    OK(store_job_submit(s, "alice", &d, c, "ingest", "/path", 1, &again, &job, ERR));
+    cr_assert(again == id && job != 0, "it failed, so it starts anew");
+    FAILS(STATUS_INVALID, store_job_submit(s, "alice", &d, 0, "", "/path", 1, &again, &job, ERR));
+    FAILS(STATUS_NOT_FOUND, store_job_submit(s, "bob", &d, c, "ingest", "/path", 1, &again, &job, ERR));
+    struct store_documents list = {0};
+    OK(store_document_list(s, "bob", 0, DOCUMENT_STATUS_COUNT, (struct store_page){0}, &list, ERR));
+    cr_assert_eq(list.n, 0);
+    store_documents_deinit(&list);
+}
+
 Test(store, a_dead_workers_job_is_taken_over) {
     int64_t d = add_document(s, "alice", "d", 0), id = add_job("alice", d, 2);
     cr_assert_eq(claim("w1"), id);
