@@ -3,7 +3,8 @@
  * Quality is measured on a folder in BEIR's form (rag/beir.h), against its judgements: nDCG@10, recall@100. Vectors of
  * its documents and questions come from a safetensors file of f32, so that whatever embedder made them can be compared.
  * Speed is that of search_run as a caller sees it, looking for changes in the store included; `in all` adds reading the
- * texts of ten chunks back. Other work on the machine only ever adds time, so the best stands beside the median. Everything goes through a store of its own, in a temporary file or at --store. */
+ * texts of ten chunks back. Other work on the machine only ever adds time, so the best stands beside the median.
+ * Everything goes through a store of its own, in a temporary file or at --store. */
 #include "rag/beir.h"
 #include "rag/index.h"
 #include "rag/search.h"
@@ -70,10 +71,10 @@ static void check(struct bench *b, int status) {
 
 struct corpus {
     struct beir data;
-    int64_t *ids;            /* of documents, ascending with their number */
+    int64_t *ids; /* of documents, ascending with their number */
     int copies;
     const float *documents, *queries; /* vectors, or NULL */
-    struct tensor *tensors; /* owned */
+    struct tensor *tensors;           /* owned */
     size_t n_tensors;
     void *image;
     int dim;
@@ -109,8 +110,10 @@ static int document_number(const struct corpus *c, int64_t id) {
     size_t low = 0, high = c->data.n_documents;
     while (low < high) {
         const size_t mid = low + (high - low) / 2;
-        if (c->ids[mid] < id) low = mid + 1;
-        else high = mid;
+        if (c->ids[mid] < id)
+            low = mid + 1;
+        else
+            high = mid;
     }
     return low < c->data.n_documents && c->ids[low] == id ? (int)low : -1;
 }
@@ -144,11 +147,12 @@ static struct quality evaluate(struct bench *b, const struct corpus *c, const ch
         }
         q.ndcg += beir_ndcg(query, ranking, n, 10) / (double)c->data.n_queries;
         q.recall += beir_recall(query, ranking, n, 100) / (double)c->data.n_queries;
-        if (samples)
-            samples[i] = (struct confidence_sample){result.features, n && beir_ndcg(query, ranking, 1, 1) > 0};
+        if (samples) samples[i] = (struct confidence_sample){result.features, n && beir_ndcg(query, ranking, 1, 1) > 0};
     }
-    if (c->copies == 1) printf("%-28s %8.4f %10.4f", name, q.ndcg, q.recall);
-    else printf("%-28s %8s %10s", name, "-", "-");
+    if (c->copies == 1)
+        printf("%-28s %8.4f %10.4f", name, q.ndcg, q.recall);
+    else
+        printf("%-28s %8s %10s", name, "-", "-");
     print_times(times, (int)c->data.n_queries);
     search_result_deinit(&result);
     free(times);
@@ -223,7 +227,8 @@ static void labelled(struct bench *b, struct corpus *c) {
         snprintf(name, sizeof name, "min-max, vectors %.1f", i / 10.0);
         evaluate(b, c, name, true, true, FUSION_MIN_MAX, i / 10.0, NULL);
     }
-    evaluate(b, c, "min-max, the default", true, true, FUSION_MIN_MAX, (double)search_default_request().dense_weight, samples);
+    evaluate(b, c, "min-max, the default", true, true, FUSION_MIN_MAX, (double)search_default_request().dense_weight,
+             samples);
     evaluate(b, c, "reciprocal ranks", true, true, FUSION_RRF, 0.5, NULL);
     if (c->copies == 1) calibrate(c, samples);
     free(samples);
@@ -254,7 +259,7 @@ static void random_words(char *text, int n) {
 static void synthetic(struct bench *b, int rows, int dim) {
     enum { PER_DOCUMENT = 50, WORDS = 150, QUESTION_WORDS = 10 };
     float *vectors = malloc((size_t)PER_DOCUMENT * (size_t)dim * sizeof *vectors);
-    char (*texts)[WORDS * 8] = malloc(PER_DOCUMENT * sizeof *texts);
+    char(*texts)[WORDS * 8] = malloc(PER_DOCUMENT * sizeof *texts);
     struct store_chunk chunks[PER_DOCUMENT];
     CHECK(vectors && texts);
     open_collection(b);
@@ -307,9 +312,10 @@ static void synthetic(struct bench *b, int rows, int dim) {
 }
 
 int main(int argc, char **argv) {
-    static const struct option options[] = {{"data", 1, NULL, 'd'},    {"vectors", 1, NULL, 'v'}, {"copies", 1, NULL, 'c'},
-                                            {"store", 1, NULL, 's'},   {"threads", 1, NULL, 't'}, {"synthetic", 1, NULL, 'y'},
-                                            {"backend", 1, NULL, 'b'}, {"help", 0, NULL, 'h'},    {NULL, 0, NULL, 0}};
+    static const struct option options[] = {
+        {"data", 1, NULL, 'd'},    {"vectors", 1, NULL, 'v'}, {"copies", 1, NULL, 'c'},
+        {"store", 1, NULL, 's'},   {"threads", 1, NULL, 't'}, {"synthetic", 1, NULL, 'y'},
+        {"backend", 1, NULL, 'b'}, {"help", 0, NULL, 'h'},    {NULL, 0, NULL, 0}};
     const char *data = NULL, *vectors = NULL, *url = NULL;
     struct search_options search = {.backend = "cpu"};
     struct corpus c = {.copies = 1};
@@ -317,17 +323,33 @@ int main(int argc, char **argv) {
     int rows = 0, dim = 0;
     for (int o; (o = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
         switch (o) {
-        case 'd': data = optarg; break;
-        case 'v': vectors = optarg; break;
-        case 'c': c.copies = atoi(optarg); break;
-        case 's': url = optarg; break;
-        case 't': search.n_threads = atoi(optarg); break;
-        case 'b': search.backend = optarg; break;
+        case 'd':
+            data = optarg;
+            break;
+        case 'v':
+            vectors = optarg;
+            break;
+        case 'c':
+            c.copies = atoi(optarg);
+            break;
+        case 's':
+            url = optarg;
+            break;
+        case 't':
+            search.n_threads = atoi(optarg);
+            break;
+        case 'b':
+            search.backend = optarg;
+            break;
         case 'y':
             if (sscanf(optarg, "%dx%d", &rows, &dim) != 2 || rows < 1 || dim < 1) rows = -1;
             break;
-        case 'h': fputs(help, stdout); return 0;
-        default: fputs(help, stderr); return 2;
+        case 'h':
+            fputs(help, stdout);
+            return 0;
+        default:
+            fputs(help, stderr);
+            return 2;
         }
     }
     if (optind < argc || !data == !rows || rows < 0 || c.copies < 1) {
@@ -339,12 +361,14 @@ int main(int argc, char **argv) {
     snprintf(file, sizeof file, "%s/store.db", path);
     if (data) check(&b, beir_open(&c.data, data, ERR(&b)));
     if (vectors) read_vectors(&b, &c, vectors);
-    const struct store_options store = {.url = url ? url : file, .create = true, .dim = rows ? dim : c.dim,
-                                        .dtype = DTYPE_F16};
+    const struct store_options store = {
+        .url = url ? url : file, .create = true, .dim = rows ? dim : c.dim, .dtype = DTYPE_F16};
     check(&b, store_open(&b.store, &store, ERR(&b)));
     check(&b, search_open(&b.search, &search, ERR(&b)));
-    if (rows) synthetic(&b, rows, dim);
-    else labelled(&b, &c);
+    if (rows)
+        synthetic(&b, rows, dim);
+    else
+        labelled(&b, &c);
     search_close(b.search);
     store_close(b.store);
     if (c.tensors) safetensors_free(c.tensors, c.n_tensors);

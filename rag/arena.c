@@ -18,7 +18,7 @@ struct arena_block {
 void *arena_take(struct arena *a, size_t bytes) {
     CHECK(bytes <= SIZE_MAX / 4);
     bytes = (bytes + 15) / 16 * 16;
-    if (a->capacity - a->used < bytes) {
+    if (!a->last || a->capacity - a->used < bytes) {
         size_t capacity = a->capacity ? 2 * a->capacity : FIRST_BYTES;
         if (capacity > MOST_BYTES) capacity = MOST_BYTES;
         if (capacity < bytes) capacity = bytes;

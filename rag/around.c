@@ -16,8 +16,8 @@ int search_around(struct store *store, const char *tenant, int64_t chunk, enum s
     int status = store_chunk_get(store, tenant, &chunk, 1, &one, err, err_bytes);
     if (!status) {
         const int64_t at = one.data->ordinal;
-        status = store_chunk_range(store, tenant, one.data->document, at > REACH ? at - REACH : 0, at + REACH, false, out,
-                                   err, err_bytes);
+        status = store_chunk_range(store, tenant, one.data->document, at > REACH ? at - REACH : 0, at + REACH, false,
+                                   out, err, err_bytes);
     }
     store_chunks_deinit(&one);
     if (status) return status;
@@ -35,8 +35,10 @@ int search_around(struct store *store, const char *tenant, int64_t chunk, enum s
                      (kind == NEIGHBOURS || same_context(next, &out->data[first]));
         if (!more[side]) continue;
         bytes += strlen(next->text);
-        if (side) first--;
-        else last++;
+        if (side)
+            first--;
+        else
+            last++;
     }
     out->n = last - first + 1;
     memmove(out->data, out->data + first, out->n * sizeof *out->data);

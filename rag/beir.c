@@ -45,17 +45,20 @@ static int each_line(struct beir *b, FILE *f, const char *what, line_function *r
     return status;
 }
 
-static int get(cJSON **json, const char **id, const char **title, const char **text, const char *line, size_t n, char *err,
-               size_t err_bytes) {
+static int get(cJSON **json, const char **id, const char **title, const char **text, const char *line, size_t n,
+               char *err, size_t err_bytes) {
     int status = json_parse(json, line, n, (struct json_limits){.max_bytes = MAX_LINE, .max_depth = 8}, err, err_bytes);
     if (!status) status = json_get_string(*json, "_id", id, err, err_bytes);
     if (!status) status = json_get_string(*json, "title", title, err, err_bytes);
     if (!status) status = json_get_string(*json, "text", text, err, err_bytes);
-    if (!status && !(*id && *text)) status = fail(err, err_bytes, STATUS_INVALID, "expected an object with _id and text");
+    if (!status && !(*id && *text))
+        status = fail(err, err_bytes, STATUS_INVALID, "expected an object with _id and text");
     return status;
 }
 
-static char *keep(struct beir *b, const char *text) { return arena_text(&b->arena, text, strlen(text)); }
+static char *keep(struct beir *b, const char *text) {
+    return arena_text(&b->arena, text, strlen(text));
+}
 
 static int read_document(struct beir *b, char *line, size_t n, char *err, size_t err_bytes) {
     const char *id = NULL, *title = "", *text = NULL;
@@ -77,7 +80,8 @@ static void add_query(struct beir *b, const char *id, const char *text) {
         b->queries = realloc(b->queries, (2 * b->n_queries + 1) * sizeof *b->queries);
         CHECK(b->queries);
     }
-    b->queries[b->n_queries] = (struct beir_query){.id = keep(b, id), .text = keep(b, text), .number = (int)b->n_queries};
+    b->queries[b->n_queries] =
+        (struct beir_query){.id = keep(b, id), .text = keep(b, text), .number = (int)b->n_queries};
     b->n_queries++;
 }
 
@@ -142,10 +146,11 @@ static int read_judgements(struct judging *j, FILE *f, bool trec, char *err, siz
     for (int number = 1; !status && fgets(line, sizeof line, f); number++) {
         const int n = trec ? sscanf(line, "%255s %*s %255s %d", query, document, &grade)
                            : sscanf(line, "%255s %255s %d", query, document, &grade);
-        if (n == 3) status = judge(j, query, document, grade, err, err_bytes);
+        if (n == 3)
+            status = judge(j, query, document, grade, err, err_bytes);
         else if (trec || number > 1)
-            status = fail(err, err_bytes, STATUS_INVALID, "judgements, line %d: expected a question, a document and a grade",
-                          number);
+            status = fail(err, err_bytes, STATUS_INVALID,
+                          "judgements, line %d: expected a question, a document and a grade", number);
     }
     fclose(f);
     return status;
@@ -158,10 +163,12 @@ int beir_open(struct beir *b, const char *folder, char *err, size_t err_bytes) {
                    : missing(folder, "corpus.jsonl", err, err_bytes);
     if (!status) {
         f = open_in(folder, "queries.test.tsv");
-        if (f) status = each_line(b, f, "queries.test.tsv", read_query_tsv, err, err_bytes);
+        if (f)
+            status = each_line(b, f, "queries.test.tsv", read_query_tsv, err, err_bytes);
         else if ((f = open_in(folder, "queries.jsonl")))
             status = each_line(b, f, "queries.jsonl", read_query_json, err, err_bytes);
-        else status = missing(folder, "queries.test.tsv or queries.jsonl", err, err_bytes);
+        else
+            status = missing(folder, "queries.test.tsv or queries.jsonl", err, err_bytes);
     }
     if (!status) {
         struct judging j = {.b = b, .documents = malloc((b->n_documents + 1) * sizeof *j.documents)};
@@ -169,9 +176,12 @@ int beir_open(struct beir *b, const char *folder, char *err, size_t err_bytes) {
         for (size_t i = 0; i < b->n_documents; i++) j.documents[i] = (struct named){b->documents[i].id, (int)i};
         qsort(j.documents, b->n_documents, sizeof *j.documents, by_name);
         qsort(b->queries, b->n_queries, sizeof *b->queries, query_by_id);
-        if ((f = open_in(folder, "qrels.test.txt"))) status = read_judgements(&j, f, true, err, err_bytes);
-        else if ((f = open_in(folder, "qrels/test.tsv"))) status = read_judgements(&j, f, false, err, err_bytes);
-        else status = missing(folder, "qrels.test.txt or qrels/test.tsv", err, err_bytes);
+        if ((f = open_in(folder, "qrels.test.txt")))
+            status = read_judgements(&j, f, true, err, err_bytes);
+        else if ((f = open_in(folder, "qrels/test.tsv")))
+            status = read_judgements(&j, f, false, err, err_bytes);
+        else
+            status = missing(folder, "qrels.test.txt or qrels/test.tsv", err, err_bytes);
         qsort(b->queries, b->n_queries, sizeof *b->queries, query_by_number);
         free(j.documents);
     }
@@ -179,7 +189,8 @@ int beir_open(struct beir *b, const char *folder, char *err, size_t err_bytes) {
     b->n_queries = 0;
     for (size_t i = 0; i < b->n_lines; i++)
         if (b->queries[i].n_judgements) b->queries[b->n_queries++] = b->queries[i];
-    if (!status && !b->n_queries) status = fail(err, err_bytes, STATUS_INVALID, "%s: no question has a judgement", folder);
+    if (!status && !b->n_queries)
+        status = fail(err, err_bytes, STATUS_INVALID, "%s: no question has a judgement", folder);
     if (status) beir_close(b);
     return status;
 }
@@ -199,7 +210,9 @@ static int grade_of(const struct beir_query *q, int document) {
     return 0;
 }
 
-static int descending(const void *a, const void *b) { return *(const int *)b - *(const int *)a; }
+static int descending(const void *a, const void *b) {
+    return *(const int *)b - *(const int *)a;
+}
 
 double beir_ndcg(const struct beir_query *q, const int *ranking, int n, int k) {
     int grades[MAX_JUDGEMENTS];
@@ -228,7 +241,8 @@ int beir_ingest(const struct beir *b, struct store *store, const char *tenant, i
         snprintf(name, sizeof name, "%.200s %.200s", prefix, d->id);
         snprintf(hash, sizeof hash, "%.50s %.70s", prefix, d->id);
         const struct store_document document = {.name = name, .hash = hash, .bytes = (int64_t)strlen(d->text)};
-        struct store_chunk chunk = {.text = d->text, .context = *d->title ? d->title : NULL,
+        struct store_chunk chunk = {.text = d->text,
+                                    .context = *d->title ? d->title : NULL,
                                     .end = (int64_t)strlen(d->text),
                                     .vector = vectors ? vectors + i * (size_t)store_dim(store) : NULL};
         status = store_document_add(store, tenant, &document, collection, &ids[i], NULL, err, err_bytes);

@@ -25,8 +25,8 @@ struct beir_query {
     int n_judgements;
 };
 struct beir {
-    struct beir_document *documents; /* owned */
-    struct beir_query *queries;      /* owned */
+    struct beir_document *documents;        /* owned */
+    struct beir_query *queries;             /* owned */
     size_t n_documents, n_queries, n_lines; /* n_lines: questions in the file */
     struct arena arena;
 };

@@ -8,7 +8,8 @@
 #include <string.h>
 
 enum { UNKNOWNS = CONFIDENCE_N + 1, FOLDS = 5, BINS = 10, MIN_SAMPLES = 20, MIN_EACH = 5, MAX_STEPS = 50 };
-#define RIDGE 1.0 /* as of one standard deviation of weight in a hundred samples it is felt, in a thousand it is not */
+/* Felt in a hundred samples, where a feature's luck should not count; in a thousand it is not. */
+#define RIDGE 1.0
 
 static const char *const names[CONFIDENCE_N] = {
 #define X(name) #name,
@@ -23,7 +24,9 @@ static void values_of(double out[CONFIDENCE_N], const struct confidence_features
 #undef X
 }
 
-static double sigmoid(double z) { return z >= 0 ? 1 / (1 + exp(-z)) : exp(z) / (1 + exp(z)); }
+static double sigmoid(double z) {
+    return z >= 0 ? 1 / (1 + exp(-z)) : exp(z) / (1 + exp(z));
+}
 
 double confidence_of(const struct confidence *c, const struct confidence_features *features) {
     double x[CONFIDENCE_N], z = c->bias;
@@ -65,7 +68,9 @@ double area_under_curve(const double *p, const bool *right, int n) {
 /* ---- the fit ----------------------------------------------------------------------------------------------------- */
 
 /* Whether a sample is used: all of them, or those of other folds. Folds by position: samples i, i + FOLDS, ... */
-static bool used(int i, int fold) { return fold < 0 || i % FOLDS != fold; }
+static bool used(int i, int fold) {
+    return fold < 0 || i % FOLDS != fold;
+}
 
 static void standardise(struct confidence *c, const struct confidence_sample *samples, int n, int fold) {
     double x[CONFIDENCE_N];
@@ -163,12 +168,13 @@ int confidence_fit(struct confidence *c, const struct confidence_sample *samples
         n_right += samples[i].right;
         values_of(x, &samples[i].features);
         for (int j = 0; j < CONFIDENCE_N; j++)
-            if (!isfinite(x[j])) return fail(err, err_bytes, STATUS_INVALID, "sample %d: %s is not finite", i, names[j]);
+            if (!isfinite(x[j]))
+                return fail(err, err_bytes, STATUS_INVALID, "sample %d: %s is not finite", i, names[j]);
     }
     if (n < MIN_SAMPLES || n_right < MIN_EACH || n - n_right < MIN_EACH)
         return fail(err, err_bytes, STATUS_INVALID,
-                    "expected at least %d questions, %d answered rightly and %d wrongly; found %d with %d right", MIN_SAMPLES,
-                    MIN_EACH, MIN_EACH, n, n_right);
+                    "expected at least %d questions, %d answered rightly and %d wrongly; found %d with %d right",
+                    MIN_SAMPLES, MIN_EACH, MIN_EACH, n, n_right);
     double *p = malloc((size_t)n * sizeof *p);
     bool *right = malloc((size_t)n * sizeof *right);
     CHECK(p && right);
@@ -205,8 +211,8 @@ int confidence_save(const struct confidence *c, struct store *store, const char 
     const struct {
         const char *name;
         double value;
-    } numbers[] = {{"bias", c->bias}, {"n", c->n}, {"n_positive", c->n_positive}, {"ece", c->ece}, {"brier", c->brier},
-                   {"auc", c->auc}};
+    } numbers[] = {{"bias", c->bias}, {"n", c->n},         {"n_positive", c->n_positive},
+                   {"ece", c->ece},   {"brier", c->brier}, {"auc", c->auc}};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         cJSON_AddNumberToObject(json, numbers[i].name, numbers[i].value);
     char *text = cJSON_PrintUnformatted(json);
@@ -220,8 +226,8 @@ int confidence_save(const struct confidence *c, struct store *store, const char 
 static int parse(struct confidence *c, const char *text, char *err, size_t err_bytes) {
     cJSON *json;
     int64_t n = 0, n_positive = 0;
-    int status = json_parse(&json, text, strlen(text), (struct json_limits){.max_bytes = 65536, .max_depth = 4}, err,
-                            err_bytes);
+    int status =
+        json_parse(&json, text, strlen(text), (struct json_limits){.max_bytes = 65536, .max_depth = 4}, err, err_bytes);
     const struct {
         const char *name;
         double *to;
@@ -240,7 +246,8 @@ static int parse(struct confidence *c, const char *text, char *err, size_t err_b
             k++;
         }
         if (k != 3 || !(c->scale[i] > 0))
-            status = fail(err, err_bytes, STATUS_INVALID, "the stored calibration lacks \"%s\": calibrate again", names[i]);
+            status =
+                fail(err, err_bytes, STATUS_INVALID, "the stored calibration lacks \"%s\": calibrate again", names[i]);
     }
     c->n = (int)n;
     c->n_positive = (int)n_positive;

@@ -12,12 +12,12 @@
 #include "rag/store.h"
 
 #define CONFIDENCE_FEATURES(X)                                                                                         \
-    X(dense_top)     /* inner product of the best chunk by meaning */                                                  \
-    X(dense_margin)  /* how far it is ahead of the best chunk of another document */                                   \
-    X(lexical_top)   /* BM25 of the best chunk by words, as a share of what the question could reach */                \
-    X(coverage)      /* share of the question's words, by idf, that the first hit has */                               \
-    X(agreement)     /* share of documents among the ten best that both lists have */                                  \
-    X(same_top)      /* 1: both lists have the same document first */
+    X(dense_top)    /* inner product of the best chunk by meaning */                                                   \
+    X(dense_margin) /* how far it is ahead of the best chunk of another document */                                    \
+    X(lexical_top)  /* BM25 of the best chunk by words, as a share of what the question could reach */                 \
+    X(coverage)     /* share of the question's words, by idf, that the first hit has */                                \
+    X(agreement)    /* share of documents among the ten best that both lists have */                                   \
+    X(same_top)     /* 1: both lists have the same document first */
 
 struct confidence_features {
 #define X(name) double name;

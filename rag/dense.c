@@ -7,10 +7,10 @@
 #include <string.h>
 
 enum {
-    FIRST_ROWS = 1024,  /* of the first segment, and STAGED rows at a time */
-    MOST_ROWS = 65536,  /* of a segment: 100 MB at 768 numbers, so that little lies idle */
+    FIRST_ROWS = 1024, /* of the first segment, and STAGED rows at a time */
+    MOST_ROWS = 65536, /* of a segment: 100 MB at 768 numbers, so that little lies idle */
     STAGED = 256,
-    WIDTH = 64,         /* rows are padded with zeros to a multiple: whole vectors on every processor */
+    WIDTH = 64, /* rows are padded with zeros to a multiple: whole vectors on every processor */
 };
 
 struct segment {
@@ -34,9 +34,16 @@ struct dense {
 
 int dense_exec_open(struct exec **out, const char *backend, int n_threads, int max_dim, char *err, size_t err_bytes) {
     const int width = (max_dim + WIDTH - 1) / WIDTH * WIDTH;
-    const struct exec_options options = {.backend = backend, .dtype = DTYPE_F16, .n_threads = n_threads,
-                                         .max_tokens = STAGED, .max_rows = 1, .max_width = width, .max_kv_len = 1,
-                                         .max_heads = 1, .max_head_dim = WIDTH, .vocab = MOST_ROWS};
+    const struct exec_options options = {.backend = backend,
+                                         .dtype = DTYPE_F16,
+                                         .n_threads = n_threads,
+                                         .max_tokens = STAGED,
+                                         .max_rows = 1,
+                                         .max_width = width,
+                                         .max_kv_len = 1,
+                                         .max_heads = 1,
+                                         .max_head_dim = WIDTH,
+                                         .vocab = MOST_ROWS};
     return exec_open(out, &options, err, err_bytes);
 }
 
@@ -64,7 +71,9 @@ void dense_close(struct dense *d) {
     free(d);
 }
 
-uint32_t dense_rows(const struct dense *d) { return d->n; }
+uint32_t dense_rows(const struct dense *d) {
+    return d->n;
+}
 
 size_t dense_bytes(const struct dense *d) {
     size_t rows = 0;
@@ -123,7 +132,8 @@ int dense_add(struct dense *d, const float *const *rows, size_t n, char *err, si
         if (k > n - i) k = n - i;
         if (k > STAGED) k = STAGED;
         stage(d, rows + i, k);
-        exec_upload(d->e, last->rows + (size_t)last->n * (size_t)d->C, d->staging, k * (size_t)d->C * sizeof *d->staging);
+        exec_upload(d->e, last->rows + (size_t)last->n * (size_t)d->C, d->staging,
+                    k * (size_t)d->C * sizeof *d->staging);
         last->n += (uint32_t)k;
         d->n += (uint32_t)k;
         i += k;
@@ -132,7 +142,8 @@ int dense_add(struct dense *d, const float *const *rows, size_t n, char *err, si
 }
 
 static struct matrix matrix_of(const struct dense *d, const struct segment *s) {
-    return (struct matrix){.format = MATRIX_DENSE, .dtype = DTYPE_F16, .rows = (int)s->n, .cols = d->C, .data = s->rows};
+    return (struct matrix){
+        .format = MATRIX_DENSE, .dtype = DTYPE_F16, .rows = (int)s->n, .cols = d->C, .data = s->rows};
 }
 
 /* out [k, C], on the device: rows of one segment, by their numbers within it. A row is looked up as a token's embedding

@@ -43,10 +43,12 @@ static int value_of(struct value *out, struct arena *arena, const cJSON *item, c
 static int check_key(const char *key, char *err, size_t err_bytes) {
     size_t n = n_characters(key);
     if (n >= 1 && n <= ATTRIBUTES_MAX_KEY) return 0;
-    return fail(err, err_bytes, STATUS_INVALID, "expected a key of 1 to %d characters, found %zu", ATTRIBUTES_MAX_KEY, n);
+    return fail(err, err_bytes, STATUS_INVALID, "expected a key of 1 to %d characters, found %zu", ATTRIBUTES_MAX_KEY,
+                n);
 }
 
-static int attributes_of(struct attributes *out, struct arena *arena, const cJSON *object, char *err, size_t err_bytes) {
+static int attributes_of(struct attributes *out, struct arena *arena, const cJSON *object, char *err,
+                         size_t err_bytes) {
     *out = (struct attributes){0};
     if (!cJSON_IsObject(object))
         return fail(err, err_bytes, STATUS_INVALID, "attributes: expected an object, found %s", json_kind(object));
@@ -75,8 +77,8 @@ static int attributes_of(struct attributes *out, struct arena *arena, const cJSO
 
 static int parse_text(cJSON **json, const char *text, char *err, size_t err_bytes) {
     return json_parse(json, text, strlen(text),
-                      (struct json_limits){.max_bytes = ATTRIBUTES_MAX_BYTES, .max_depth = 2 * FILTER_MAX_DEPTH + 4}, err,
-                      err_bytes);
+                      (struct json_limits){.max_bytes = ATTRIBUTES_MAX_BYTES, .max_depth = 2 * FILTER_MAX_DEPTH + 4},
+                      err, err_bytes);
 }
 
 int attributes_parse(struct attributes *out, struct arena *arena, const char *text, char *err, size_t err_bytes) {
@@ -145,8 +147,8 @@ static int parse_values(struct filter *f, struct node *node, const cJSON *value,
         if (status) return status;
     }
     if (order && values[0].kind == VALUE_BOOLEAN)
-        return fail(err, err_bytes, STATUS_INVALID, "filters: value: \"%s\" expects a number or a string, found a boolean",
-                    type_names[node->type]);
+        return fail(err, err_bytes, STATUS_INVALID,
+                    "filters: value: \"%s\" expects a number or a string, found a boolean", type_names[node->type]);
     return 0;
 }
 
@@ -171,9 +173,9 @@ static int parse_node(struct filter *f, const cJSON *json, int depth, char *err,
     const bool group = node->type == AND || node->type == OR;
     const cJSON *item;
     cJSON_ArrayForEach(item, json) {
-        const bool known = !strcmp(item->string, "type") ||
-                           (group ? !strcmp(item->string, "filters")
-                                  : !strcmp(item->string, "key") || !strcmp(item->string, "value"));
+        const bool known =
+            !strcmp(item->string, "type") ||
+            (group ? !strcmp(item->string, "filters") : !strcmp(item->string, "key") || !strcmp(item->string, "value"));
         if (!known)
             return fail(err, err_bytes, STATUS_INVALID, "filters: \"%s\" has no field \"%s\"; it has %s", name,
                         json_quote(item->string, shown, sizeof shown), group ? "filters" : "key and value");
@@ -231,8 +233,10 @@ void filter_close(struct filter *f) {
 /* Sign of a - b where both have an order: numbers, or strings by bytes. */
 static bool ordered(const struct value *a, const struct value *b, int *sign) {
     if (a->kind != b->kind || a->kind == VALUE_BOOLEAN) return false;
-    if (a->kind == VALUE_NUMBER) *sign = (a->number > b->number) - (a->number < b->number);
-    else *sign = strcmp(a->text, b->text);
+    if (a->kind == VALUE_NUMBER)
+        *sign = (a->number > b->number) - (a->number < b->number);
+    else
+        *sign = strcmp(a->text, b->text);
     return true;
 }
 
@@ -249,16 +253,25 @@ static bool condition(const struct node *node, const struct attributes *attribut
     int sign = 0;
     for (int i = 0; value && i < node->n_values; i++) among |= equal(value, &node->values[i]);
     switch (node->type) {
-    case EQ: case IN: return among;
-    case NE: case NIN: return !among;
-    default: break;
+    case EQ:
+    case IN:
+        return among;
+    case NE:
+    case NIN:
+        return !among;
+    default:
+        break;
     }
     if (!value || !ordered(value, node->values, &sign)) return false;
     switch (node->type) {
-    case GT: return sign > 0;
-    case GTE: return sign >= 0;
-    case LT: return sign < 0;
-    default: return sign <= 0;
+    case GT:
+        return sign > 0;
+    case GTE:
+        return sign >= 0;
+    case LT:
+        return sign < 0;
+    default:
+        return sign <= 0;
     }
 }
 

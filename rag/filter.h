@@ -42,7 +42,7 @@ struct attributes { /* view of the arena that attributes_parse was given */
 
 /* text: a JSON object, or NULL: none. Strings and array are put into `arena`. */
 int attributes_parse(struct attributes *out, struct arena *arena, const char *text, char *err, size_t err_bytes);
-/* That text is a proper object of attributes; *compact (NULL: not wanted) is it without spaces, the caller's to free. */
+/* That text is an object of attributes; *compact (NULL: not wanted) is it without spaces, the caller's to free. */
 int attributes_check(const char *text, char **compact, char *err, size_t err_bytes);
 
 struct filter; /* owned */
@@ -51,5 +51,5 @@ struct filter; /* owned */
 int filter_parse(struct filter **out, const cJSON *json, char *err, size_t err_bytes);
 /* The same from text. */
 int filter_parse_text(struct filter **out, const char *text, char *err, size_t err_bytes);
-void filter_close(struct filter *f); /* NULL is fine */
+void filter_close(struct filter *f);                                           /* NULL is fine */
 bool filter_pass(const struct filter *f, const struct attributes *attributes); /* f NULL: true */

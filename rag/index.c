@@ -40,8 +40,10 @@ static struct index_document *find(struct index *x, int64_t id) {
 /* ---- rows -------------------------------------------------------------------------------------------------------- */
 
 static void set_bit(uint64_t *bits, uint32_t row, bool to) {
-    if (to) bits[row / 64] |= (uint64_t)1 << (row % 64);
-    else bits[row / 64] &= ~((uint64_t)1 << (row % 64));
+    if (to)
+        bits[row / 64] |= (uint64_t)1 << (row % 64);
+    else
+        bits[row / 64] &= ~((uint64_t)1 << (row % 64));
 }
 
 static void add_row(struct index *x, struct analyser *a, const struct store_chunk *k, uint32_t document) {
@@ -52,7 +54,8 @@ static void add_row(struct index *x, struct analyser *a, const struct store_chun
         x->live[n_words - 1] = x->has_vector[n_words - 1] = 0;
     }
     x->chunks = array_reserve(x->chunks, &x->chunks_capacity, (size_t)x->n_rows + 1, sizeof *x->chunks);
-    x->document_of = array_reserve(x->document_of, &x->document_of_capacity, (size_t)x->n_rows + 1, sizeof *x->document_of);
+    x->document_of =
+        array_reserve(x->document_of, &x->document_of_capacity, (size_t)x->n_rows + 1, sizeof *x->document_of);
     set_bit(x->live, x->n_rows, true);
     set_bit(x->has_vector, x->n_rows, k->vector != NULL);
     x->chunks[x->n_rows] = k->id;
@@ -74,11 +77,14 @@ static int add_document(struct index *x, struct analyser *a, int64_t id, const c
     if (status) return status;
     x->documents = array_reserve(x->documents, &x->documents_capacity, x->n_documents + 1, sizeof *x->documents);
     struct index_document *d = &x->documents[x->n_documents];
-    *d = (struct index_document){.id = id, .first_row = x->n_rows, .n_rows = (uint32_t)n, .live = true, .attributes = parsed};
+    *d = (struct index_document){
+        .id = id, .first_row = x->n_rows, .n_rows = (uint32_t)n, .live = true, .attributes = parsed};
     for (size_t i = 0; i < n; i++) add_row(x, a, &chunks[i], (uint32_t)x->n_documents);
     x->n_documents++;
-    if (2 * x->n_documents + 2 > x->table_size) fill_table(x);
-    else *place_of(x, id) = (uint32_t)(x->n_documents - 1);
+    if (2 * x->n_documents + 2 > x->table_size)
+        fill_table(x);
+    else
+        *place_of(x, id) = (uint32_t)(x->n_documents - 1);
     return 0;
 }
 
@@ -104,7 +110,8 @@ static int compact(struct index *x, char *err, size_t err_bytes) {
         for (int j = 0; j < d.attributes.n; j++) {
             copy[j] = d.attributes.data[j];
             copy[j].key = arena_text(&kept, copy[j].key, strlen(copy[j].key));
-            copy[j].value.text = arena_text(&kept, copy[j].value.text, copy[j].value.text ? strlen(copy[j].value.text) : 0);
+            copy[j].value.text =
+                arena_text(&kept, copy[j].value.text, copy[j].value.text ? strlen(copy[j].value.text) : 0);
         }
         for (uint32_t j = 0; j < d.n_rows; j++) {
             const uint32_t from = d.first_row + j, to = n_rows + j;
@@ -134,12 +141,12 @@ static int compact(struct index *x, char *err, size_t err_bytes) {
 
 /* Adds documents [n] of members, in order of ids like their chunks. What the store has of others, or no longer has, the
  * log of changes will tell. */
-static int load(struct index *x, struct store *store, struct analyser *a, const struct store_document *members, size_t n,
-                char *err, size_t err_bytes) {
+static int load(struct index *x, struct store *store, struct analyser *a, const struct store_document *members,
+                size_t n, char *err, size_t err_bytes) {
     struct store_chunks chunks = {0};
     size_t at = 0;
-    int status = store_member_chunks(store, x->tenant, x->collection, members[0].id, members[n - 1].id, &chunks, err,
-                                     err_bytes);
+    int status =
+        store_member_chunks(store, x->tenant, x->collection, members[0].id, members[n - 1].id, &chunks, err, err_bytes);
     for (size_t i = 0; i < n && !status; i++) {
         while (at < chunks.n && chunks.data[at].document < members[i].id) at++;
         size_t end = at;
@@ -206,12 +213,17 @@ static int apply(struct index *x, struct store *store, struct analyser *a, const
     struct store_documents member = {0};
     int status = 0;
     switch (change->kind) {
-    case CHANGE_DROP: return fail(err, err_bytes, STATUS_NOT_FOUND, "there is no collection %llx", (long long)x->collection);
-    case CHANGE_REMOVE: remove_document(x, change->document); return 0;
+    case CHANGE_DROP:
+        return fail(err, err_bytes, STATUS_NOT_FOUND, "there is no collection %llx", (long long)x->collection);
+    case CHANGE_REMOVE:
+        remove_document(x, change->document);
+        return 0;
     case CHANGE_PUT:
-    case CHANGE_ATTRIBUTES: break;
+    case CHANGE_ATTRIBUTES:
+        break;
     }
-    status = store_members(store, x->tenant, x->collection, change->document, change->document, &member, err, err_bytes);
+    status =
+        store_members(store, x->tenant, x->collection, change->document, change->document, &member, err, err_bytes);
     struct index_document *d = find(x, change->document);
     if (!status && member.n && change->kind == CHANGE_ATTRIBUTES && d)
         status = attributes_parse(&d->attributes, &x->arena, member.data->attributes, err, err_bytes);

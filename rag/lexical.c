@@ -41,9 +41,15 @@ struct lexical {
     int weight; /* of what is added just now */
 };
 
-static const uint32_t *postings(const struct term *t) { return t->capacity ? t->many : &t->one; }
-static uint32_t row_of(uint32_t posting) { return posting >> TF_BITS; }
-static bool is_live(const uint64_t *live, uint32_t row) { return live[row / 64] >> (row % 64) & 1; }
+static const uint32_t *postings(const struct term *t) {
+    return t->capacity ? t->many : &t->one;
+}
+static uint32_t row_of(uint32_t posting) {
+    return posting >> TF_BITS;
+}
+static bool is_live(const uint64_t *live, uint32_t row) {
+    return live[row / 64] >> (row % 64) & 1;
+}
 
 struct lexical *lexical_open(void) {
     struct lexical *l = calloc(1, sizeof *l);
@@ -66,7 +72,9 @@ void lexical_close(struct lexical *l) {
     free(l);
 }
 
-uint32_t lexical_rows(const struct lexical *l) { return l->n_rows; }
+uint32_t lexical_rows(const struct lexical *l) {
+    return l->n_rows;
+}
 
 size_t lexical_bytes(const struct lexical *l) {
     return l->terms_capacity * sizeof *l->terms + l->table_size * sizeof *l->table + l->arena.bytes + l->posting_bytes +
@@ -178,7 +186,8 @@ void lexical_compact(struct lexical *l, const uint64_t *live) {
         for (uint32_t j = 0; j < t.n; j++)
             if (is_live(live, row_of(p[j]))) p[kept++] = row[row_of(p[j])] << TF_BITS | (p[j] & MAX_TF);
         t.n = kept;
-        if (kept) l->terms[n_terms++] = t;
+        if (kept)
+            l->terms[n_terms++] = t;
         else if (t.capacity) {
             l->posting_bytes -= t.capacity * sizeof *p;
             free(t.many);
@@ -240,7 +249,8 @@ void lexical_prepare(struct lexical_query *q, const struct lexical *l, struct an
         if (t->term != NO_TERM) {
             const struct term *term = &l->terms[t->term];
             const uint32_t *p = postings(term);
-            if (all_live) t->df = term->n;
+            if (all_live)
+                t->df = term->n;
             else
                 for (uint32_t j = 0; j < term->n; j++) t->df += is_live(live, row_of(p[j]));
         }
@@ -274,8 +284,10 @@ float lexical_coverage(const struct lexical_query *q, const struct lexical *l, u
         uint32_t low = 0, high = term->n;
         while (low < high) {
             const uint32_t mid = low + (high - low) / 2;
-            if (row_of(p[mid]) < row) low = mid + 1;
-            else high = mid;
+            if (row_of(p[mid]) < row)
+                low = mid + 1;
+            else
+                high = mid;
         }
         if (low < term->n && row_of(p[low]) == row) found += q->terms[i].idf;
     }

@@ -4,11 +4,11 @@
  *     idf(t) = ln(1 + (N - df + 1/2) / (df + 1/2))           as in Lucene: never negative
  *
  * Rows are numbered 0, 1, ... as they are added; which of them still count is the caller's bitmap `live`, and N, df and
- * avg are those of live rows, so a score does not depend on what was deleted before. A row has a text and a context (its
- * headings), whose terms count CONTEXT_WEIGHT times. Sums have a fixed order: equal rows get equal bits.
+ * avg are those of live rows, so a score does not depend on what was deleted before. A row has a text and a context
+ * (its headings), whose terms count CONTEXT_WEIGHT times. Sums have a fixed order: equal rows get equal bits.
  *
- * Why not FTS5's own index: PostgreSQL has no BM25, and one index for both gives one ranking. FTS5's statistics span all
- * tenants. And a posting here is four bytes and an addition: see rag/README.md for times. */
+ * Why not FTS5's own index: PostgreSQL has no BM25, and one index for both gives one ranking. FTS5's statistics span
+ * all tenants. And a posting here is four bytes and an addition: see rag/README.md for times. */
 #pragma once
 
 #include "rag/terms.h"
@@ -35,11 +35,11 @@ void lexical_compact(struct lexical *l, const uint64_t *live);
 struct lexical_query {
     int n;
     struct lexical_term {
-        uint32_t term;  /* UINT32_MAX: in no row */
-        uint32_t df;    /* live rows with it */
-        float idf;      /* times how often the question has it */
+        uint32_t term; /* UINT32_MAX: in no row */
+        uint32_t df;   /* live rows with it */
+        float idf;     /* times how often the question has it */
     } terms[LEXICAL_MAX_TERMS];
-    float idf;          /* of all terms together */
+    float idf; /* of all terms together */
     float n_live, average;
 };
 /* live: bit i of word i / 64; all_live says that every bit is set, which saves looking. Stop words are left out unless

@@ -13,14 +13,14 @@ enum { DEFAULT_DEPTH = 100, RRF_K = 60, AGREEMENT_DEPTH = 10 };
 struct search {
     struct search_options options;
     pthread_mutex_t lock;
-    struct exec *e;       /* owned; vectors of up to STORE_MAX_DIM */
-    struct analyser *a;   /* owned */
-    struct index **all;   /* owned [n] */
+    struct exec *e;     /* owned; vectors of up to STORE_MAX_DIM */
+    struct analyser *a; /* owned */
+    struct index **all; /* owned [n] */
     size_t n, capacity;
     uint64_t clock;
-    float *scores[2];     /* owned [n_scores]: dense, lexical */
-    uint64_t *allowed;    /* owned [n_scores / 64 + 1] */
-    size_t n_scores[3];   /* capacities */
+    float *scores[2];   /* owned [n_scores]: dense, lexical */
+    uint64_t *allowed;  /* owned [n_scores / 64 + 1] */
+    size_t n_scores[3]; /* capacities */
 };
 
 int search_open(struct search **out, const struct search_options *options, char *err, size_t err_bytes) {
@@ -50,7 +50,9 @@ void search_close(struct search *s) {
     free(s);
 }
 
-const char *search_backend(const struct search *s) { return exec_backend(s->e); }
+const char *search_backend(const struct search *s) {
+    return exec_backend(s->e);
+}
 
 struct search_request search_default_request(void) {
     return (struct search_request){.n_results = 10, .fusion = FUSION_MIN_MAX, .dense_weight = 0.6f};
@@ -194,21 +196,24 @@ struct run { /* one call */
     struct lexical_query question;
     struct scored *dense, *lexical; /* owned [depth] */
     int n_dense, n_lexical, depth;
-    struct candidate *candidates;   /* owned [2 depth] */
+    struct candidate *candidates; /* owned [2 depth] */
     int n, dim;
     int64_t n_allowed;
 };
 
 static int check_request(const struct search_request *r, int dim, char *err, size_t err_bytes) {
-    if (!r->text && !r->vector) return fail(err, err_bytes, STATUS_INVALID, "expected a question's words, vector, or both");
+    if (!r->text && !r->vector)
+        return fail(err, err_bytes, STATUS_INVALID, "expected a question's words, vector, or both");
     if (r->vector && !dim) return fail(err, err_bytes, STATUS_INVALID, "the store has no vectors: search by words");
     if (r->text && strlen(r->text) > SEARCH_MAX_TEXT)
-        return fail(err, err_bytes, STATUS_TOO_LARGE, "expected a question of at most %d bytes, found %zu", SEARCH_MAX_TEXT,
-                    strlen(r->text));
+        return fail(err, err_bytes, STATUS_TOO_LARGE, "expected a question of at most %d bytes, found %zu",
+                    SEARCH_MAX_TEXT, strlen(r->text));
     if (r->n_results < 1 || r->n_results > SEARCH_MAX_RESULTS)
-        return fail(err, err_bytes, STATUS_INVALID, "expected 1 to %d results, found %d", SEARCH_MAX_RESULTS, r->n_results);
+        return fail(err, err_bytes, STATUS_INVALID, "expected 1 to %d results, found %d", SEARCH_MAX_RESULTS,
+                    r->n_results);
     if (r->depth < 0 || r->depth > SEARCH_MAX_DEPTH)
-        return fail(err, err_bytes, STATUS_INVALID, "expected a depth of 1 to %d, found %d", SEARCH_MAX_DEPTH, r->depth);
+        return fail(err, err_bytes, STATUS_INVALID, "expected a depth of 1 to %d, found %d", SEARCH_MAX_DEPTH,
+                    r->depth);
     if (!(r->dense_weight >= 0 && r->dense_weight <= 1))
         return fail(err, err_bytes, STATUS_INVALID, "expected a weight of 0 to 1, found %g", (double)r->dense_weight);
     if (!(r->diversity >= 0 && r->diversity <= 1))
@@ -265,7 +270,8 @@ static void unite(struct run *run) {
     struct candidate *c = run->candidates;
     int n = 0;
     for (int i = 0; i < run->n_dense; i++) c[n++] = (struct candidate){.row = run->dense[i].row, .dense_rank = i + 1};
-    for (int i = 0; i < run->n_lexical; i++) c[n++] = (struct candidate){.row = run->lexical[i].row, .lexical_rank = i + 1};
+    for (int i = 0; i < run->n_lexical; i++)
+        c[n++] = (struct candidate){.row = run->lexical[i].row, .lexical_rank = i + 1};
     qsort(c, (size_t)n, sizeof *c, by_row);
     for (int i = 0; i < n; i++) {
         struct candidate *last = run->n ? &c[run->n - 1] : NULL;
@@ -328,14 +334,15 @@ static float cosine(const float *a, const float *b, int dim) {
     return aa > 0 && bb > 0 ? ab / sqrtf(aa * bb) : 0;
 }
 
-/* chosen [n_results]: candidates that are neither too like a better one nor, with diversity, outweighed by those chosen.
- * Looks at the first POOL candidates. */
+/* chosen [n_results]: candidates that are neither too like a better one nor, with diversity, outweighed by those
+ * chosen. Looks at the first POOL candidates. */
 static int choose_apart(struct run *run, int *chosen, int *n_chosen, char *err, size_t err_bytes) {
     enum { POOL = 1024 };
     const struct search_request *r = run->r;
     const struct candidate *c = run->candidates;
     const int n = run->n < POOL ? run->n : POOL, dim = run->dim;
-    const float most = r->max_similarity > 0 ? r->max_similarity : INFINITY, best = n && c[0].score > 0 ? c[0].score : 1;
+    const float most = r->max_similarity > 0 ? r->max_similarity : INFINITY,
+                best = n && c[0].score > 0 ? c[0].score : 1;
     uint32_t rows[POOL];
     float nearest[POOL]; /* of those chosen */
     bool gone[POOL] = {0};
@@ -373,7 +380,8 @@ static int choose(struct run *run, struct search_result *result, char *err, size
     const struct search_request *r = run->r;
     int chosen[SEARCH_MAX_RESULTS], n = 0, status = 0;
     const bool apart = run->x->dense && (r->diversity > 0 || (r->max_similarity > 0 && r->max_similarity <= 1));
-    if (apart) status = choose_apart(run, chosen, &n, err, err_bytes);
+    if (apart)
+        status = choose_apart(run, chosen, &n, err, err_bytes);
     else
         for (; n < run->n && n < r->n_results; n++) chosen[n] = n;
     if (status) return status;
@@ -406,8 +414,8 @@ static bool has_document(const struct index *x, const struct scored *list, int n
 }
 
 /* Different documents among the first n of a list, and how many of them are among the first n_other of another. */
-static int count_documents(const struct index *x, const struct scored *list, int n, const struct scored *other, int n_other,
-                           int *both) {
+static int count_documents(const struct index *x, const struct scored *list, int n, const struct scored *other,
+                           int n_other, int *both) {
     int different = 0;
     *both = 0;
     for (int i = 0; i < n; i++) {

@@ -22,12 +22,12 @@ enum { SEARCH_MAX_RESULTS = 1000, SEARCH_MAX_DEPTH = 10000, SEARCH_MAX_TEXT = 65
 struct search; /* owned */
 
 struct search_options {
-    const char *backend;  /* of the vectors: "cpu", "cuda", or NULL: the best there is */
-    int n_threads;        /* CPU: 0 means one per usable core */
-    size_t memory_bytes;  /* for all indexes together; 0: no limit */
+    const char *backend; /* of the vectors: "cpu", "cuda", or NULL: the best there is */
+    int n_threads;       /* CPU: 0 means one per usable core */
+    size_t memory_bytes; /* for all indexes together; 0: no limit */
 };
 int search_open(struct search **out, const struct search_options *options, char *err, size_t err_bytes);
-void search_close(struct search *s); /* NULL is fine */
+void search_close(struct search *s);                /* NULL is fine */
 const char *search_backend(const struct search *s); /* for people */
 
 enum fusion { FUSION_MIN_MAX, FUSION_RRF };
@@ -39,9 +39,9 @@ struct search_request {
     int n_results;               /* 1..SEARCH_MAX_RESULTS */
     int depth;                   /* candidates of each list; 0: 100, and never fewer than n_results */
     enum fusion fusion;
-    float dense_weight;          /* w in 0..1 */
-    float max_similarity;        /* a chunk whose cosine with a better one is above is left out; 0 or above 1: none is */
-    float diversity;             /* 0: by score. Else choose by (1 - x) score - x similarity to those chosen; at most 1 */
+    float dense_weight;   /* w in 0..1 */
+    float max_similarity; /* a chunk whose cosine with a better one is above is left out; 0 or above 1: none is */
+    float diversity;      /* 0: by score. Else choose by (1 - x) score - x similarity to those chosen; at most 1 */
 };
 /* 10 results, min-max fusion, and the weight that rag/README.md gives the figures for. */
 struct search_request search_default_request(void);
@@ -56,7 +56,7 @@ struct search_hit {
 struct search_result {
     struct search_hit *hits; /* owned */
     int n;
-    int64_t n_searched;      /* chunks that passed the filter */
+    int64_t n_searched;                  /* chunks that passed the filter */
     struct confidence_features features; /* of this result: see confidence.h */
 };
 void search_result_deinit(struct search_result *result);
@@ -76,7 +76,7 @@ enum surroundings {
     NEIGHBOURS, /* chunks before and after it */
     SECTION,    /* those that stand under the same headings without a break: its parent */
 };
-/* The chunk and what surrounds it in its document, in order, as much as `max_bytes` of text hold: grown outward from the
- * chunk, after and before by turns; the chunk itself always. */
+/* The chunk and what surrounds it in its document, in order, as much as `max_bytes` of text hold: grown outward from
+ * the chunk, after and before by turns; the chunk itself always. */
 int search_around(struct store *store, const char *tenant, int64_t chunk, enum surroundings kind, size_t max_bytes,
                   struct store_chunks *out, char *err, size_t err_bytes);

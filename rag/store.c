@@ -46,8 +46,8 @@ static const char *const migrations[STORE_SCHEMA] = {
     "    PRIMARY KEY (tenant, collection, key));",
     /* 2: jobs and feedback */
     "CREATE TABLE jobs ("
-    "    id {id}, tenant TEXT NOT NULL, document BIGINT, kind TEXT NOT NULL, payload TEXT NOT NULL, state TEXT NOT NULL,"
-    "    stage TEXT NOT NULL, progress DOUBLE PRECISION NOT NULL, error TEXT NOT NULL, attempts BIGINT NOT NULL,"
+    "    id {id}, tenant TEXT NOT NULL, document BIGINT, kind TEXT NOT NULL, payload TEXT NOT NULL,"
+    "    state TEXT NOT NULL, stage TEXT NOT NULL, progress DOUBLE PRECISION NOT NULL, error TEXT NOT NULL, attempts BIGINT NOT NULL,"
     "    max_attempts BIGINT NOT NULL, created BIGINT NOT NULL, updated BIGINT NOT NULL, worker TEXT NOT NULL,"
     "    due BIGINT NOT NULL," /* queued: not before; running: when the lease ends */
     "    FOREIGN KEY (tenant, document) REFERENCES documents (tenant, id) ON DELETE CASCADE);"
@@ -73,7 +73,8 @@ static const char *const migrations[STORE_SCHEMA] = {
 static int run_schema(struct store *s, const char *script) {
     const struct {
         const char *word, *type;
-    } words[] = {{"{id}", s->db->id}, {"{serial}", s->db->serial}, {"{blob}", s->db->blob}, {"{vector}", s->db->vector}};
+    } words[] = {
+        {"{id}", s->db->id}, {"{serial}", s->db->serial}, {"{blob}", s->db->blob}, {"{vector}", s->db->vector}};
     struct bytes sql = {0};
     while (*script) {
         const char *brace = strchr(script, '{');
@@ -107,8 +108,10 @@ static int meta_get(struct store *s, const char *key, char *out, size_t out_byte
 }
 
 static int meta_set(struct store *s, const char *key, const char *value) {
-    return store__exec(s, NULL, "INSERT INTO meta (key, value) VALUES (?1, ?2) "
-                       "ON CONFLICT (key) DO UPDATE SET value = excluded.value", VALUES(V_TEXT(key), V_TEXT(value)));
+    return store__exec(s, NULL,
+                       "INSERT INTO meta (key, value) VALUES (?1, ?2) "
+                       "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                       VALUES(V_TEXT(key), V_TEXT(value)));
 }
 
 static int migrate(struct store *s, int target, bool create, const char *url) {
@@ -117,10 +120,13 @@ static int migrate(struct store *s, int target, bool create, const char *url) {
     if (!status) status = meta_get(s, "schema", version, sizeof version);
     if (status) return status;
     const int found = atoi(version);
-    if (!found && !create) return store__fail(s, STATUS_NOT_FOUND, "%s: expected a store, found an empty database", url);
+    if (!found && !create)
+        return store__fail(s, STATUS_NOT_FOUND, "%s: expected a store, found an empty database", url);
     if (found > target)
-        return store__fail(s, STATUS_UNSUPPORTED, "%s: its tables are of version %d, and this program knows up to %d: use "
-                           "a newer one", url, found, target);
+        return store__fail(s, STATUS_UNSUPPORTED,
+                           "%s: its tables are of version %d, and this program knows up to %d: use "
+                           "a newer one",
+                           url, found, target);
     for (int v = found; v < target && !status; v++) status = run_schema(s, migrations[v]);
     snprintf(version, sizeof version, "%d", target);
     if (!status && found != target) status = meta_set(s, "schema", version);
@@ -133,11 +139,15 @@ static int settle(struct store *s, int dim, const char *embedder) {
     if (dim < 0 || dim > STORE_MAX_DIM)
         return store__fail(s, STATUS_INVALID, "expected vectors of 1 to %d numbers, found %d", STORE_MAX_DIM, dim);
     if (dim && s->dim && dim != s->dim)
-        return store__fail(s, STATUS_INVALID, "the store's vectors have %d numbers, and these have %d: it was made with "
-                           "another embedder", s->dim, dim);
+        return store__fail(s, STATUS_INVALID,
+                           "the store's vectors have %d numbers, and these have %d: it was made with "
+                           "another embedder",
+                           s->dim, dim);
     if (embedder && *embedder && *s->embedder && strcmp(embedder, s->embedder))
-        return store__fail(s, STATUS_INVALID, "the store's vectors are by %s, and these are by %s: vectors of different "
-                           "embedders cannot be compared", s->embedder, embedder);
+        return store__fail(s, STATUS_INVALID,
+                           "the store's vectors are by %s, and these are by %s: vectors of different "
+                           "embedders cannot be compared",
+                           s->embedder, embedder);
     if (dim && !s->dim) {
         snprintf(text, sizeof text, "%d", dim);
         status = meta_set(s, "dim", text);
@@ -158,10 +168,13 @@ static int read_meta(struct store *s) {
     if (status) return status;
     s->dim = atoi(dim);
     if (*dtype) s->dtype = strcmp(dtype, dtype_name(DTYPE_F32)) ? DTYPE_F16 : DTYPE_F32;
-    return s->dim < 0 || s->dim > STORE_MAX_DIM ? store__fail(s, STATUS_INVALID, "the store's meta data are damaged") : 0;
+    return s->dim < 0 || s->dim > STORE_MAX_DIM ? store__fail(s, STATUS_INVALID, "the store's meta data are damaged")
+                                                : 0;
 }
 
-static int64_t the_clock(void) { return (int64_t)time(NULL); }
+static int64_t the_clock(void) {
+    return (int64_t)time(NULL);
+}
 
 int store__open_at(struct store **out, const struct store_options *options, int schema, char *err, size_t err_bytes) {
     *out = NULL;
@@ -176,7 +189,8 @@ int store__open_at(struct store **out, const struct store_options *options, int 
 #if defined(TANDEM_POSTGRES)
         s->db = &store__postgres;
 #else
-        status = store__fail(s, STATUS_UNSUPPORTED, "this build has no PostgreSQL: install libpq-dev and configure again, "
+        status = store__fail(s, STATUS_UNSUPPORTED,
+                             "this build has no PostgreSQL: install libpq-dev and configure again, "
                              "or name a file to use SQLite");
 #endif
     }
@@ -212,10 +226,18 @@ void store_close(struct store *s) {
     free(s);
 }
 
-const char *store_kind(const struct store *s) { return s->db->name; }
-int store_dim(const struct store *s) { return s->dim; }
-enum dtype store_dtype(const struct store *s) { return s->dtype; }
-const char *store_embedder(const struct store *s) { return s->embedder; }
+const char *store_kind(const struct store *s) {
+    return s->db->name;
+}
+int store_dim(const struct store *s) {
+    return s->dim;
+}
+enum dtype store_dtype(const struct store *s) {
+    return s->dtype;
+}
+const char *store_embedder(const struct store *s) {
+    return s->embedder;
+}
 
 int store_settle(struct store *s, int dim, const char *embedder, char *err, size_t err_bytes) {
     int status = store__begin(s);
@@ -228,8 +250,10 @@ int store_settle(struct store *s, int dim, const char *embedder, char *err, size
 
 int store_backup(struct store *s, const char *path, char *err, size_t err_bytes) {
     int status = s->db->backup ? s->db->backup(s, path)
-                               : store__fail(s, STATUS_UNSUPPORTED, "a store in %s is backed up with that database's own "
-                                             "tools, such as pg_dump", s->db->name);
+                               : store__fail(s, STATUS_UNSUPPORTED,
+                                             "a store in %s is backed up with that database's own "
+                                             "tools, such as pg_dump",
+                                             s->db->name);
     return store__done(s, status, err, err_bytes);
 }
 
@@ -310,7 +334,8 @@ int store__check_text(struct store *s, const char *what, const char *text, size_
         return store__fail(s, STATUS_INVALID, "%s: expected %zu to %zu bytes of text, found %s%zu", what, least, most,
                            text ? "" : "none: ", n);
     size_t valid = utf8_valid_bytes((const uint8_t *)text, n);
-    if (valid < n) return store__fail(s, STATUS_INVALID, "%s: expected UTF-8, found an invalid byte at %zu", what, valid);
+    if (valid < n)
+        return store__fail(s, STATUS_INVALID, "%s: expected UTF-8, found an invalid byte at %zu", what, valid);
     return 0;
 }
 
@@ -321,8 +346,8 @@ int store__check_tenant(struct store *s, const char *tenant) {
 int store__page_limit(struct store *s, struct store_page page, int *limit) {
     *limit = page.limit ? page.limit : 100;
     if (*limit < 1 || *limit > STORE_MAX_LIST || page.after < 0)
-        return store__fail(s, STATUS_INVALID, "expected a limit of 1 to %d and an id, found %d and %lld", STORE_MAX_LIST,
-                           page.limit, (long long)page.after);
+        return store__fail(s, STATUS_INVALID, "expected a limit of 1 to %d and an id, found %d and %lld",
+                           STORE_MAX_LIST, page.limit, (long long)page.after);
     return 0;
 }
 
@@ -351,8 +376,10 @@ int store_setting_set(struct store *s, const char *tenant, int64_t collection, c
     if (!status && collection) status = store__collection(s, tenant, collection);
     const struct db_value at[] = {V_TEXT(tenant), V_INT(collection), V_TEXT(key), V_TEXT(value)};
     if (!status && value)
-        status = store__exec(s, NULL, "INSERT INTO settings (tenant, collection, key, value) VALUES (?1, ?2, ?3, ?4) "
-                             "ON CONFLICT (tenant, collection, key) DO UPDATE SET value = excluded.value", at, 4);
+        status = store__exec(s, NULL,
+                             "INSERT INTO settings (tenant, collection, key, value) VALUES (?1, ?2, ?3, ?4) "
+                             "ON CONFLICT (tenant, collection, key) DO UPDATE SET value = excluded.value",
+                             at, 4);
     else if (!status)
         status = store__exec(s, NULL, "DELETE FROM settings WHERE tenant = ?1 AND collection = ?2 AND key = ?3", at, 3);
     return store__done(s, store__end(s, status), err, err_bytes);

@@ -12,8 +12,8 @@
  * fit a double: write them in hexadecimal.
  *
  * Writing. Each call is one transaction: it has happened, or it has not. A document is pending, or it is ready with
- * all of its chunks (store_document_publish). SQLite writes ahead (WAL): readers never wait; what was committed survives
- * the process's death, and a power cut may take back the last moments, never more.
+ * all of its chunks (store_document_publish). SQLite writes ahead (WAL): readers never wait; what was committed
+ * survives the process's death, and a power cut may take back the last moments, never more.
  *
  * Following. What changes the searchable content of a collection is logged (store_changes), so that an index in memory
  * keeps in step with whatever process wrote.
@@ -32,32 +32,32 @@
 #include <stdint.h>
 
 enum {
-    STORE_SCHEMA = 3,             /* version of the tables that this build makes and reads */
-    STORE_MAX_TENANT = 63,        /* bytes */
-    STORE_MAX_NAME = 1024,        /* bytes of a document's or collection's name */
-    STORE_MAX_HASH = 128,         /* bytes of a content hash */
-    STORE_MAX_TEXT = 16 << 20,    /* bytes of any other text: a chunk, a reason, a question */
-    STORE_MAX_CHUNKS = 1000000,   /* of a document */
-    STORE_MAX_DIM = 4096,         /* of vectors */
-    STORE_MAX_SIGNATURE = 256,    /* words of a near-duplicate signature */
-    STORE_MAX_LIST = 10000,       /* rows of a list that is paged */
+    STORE_SCHEMA = 3,           /* version of the tables that this build makes and reads */
+    STORE_MAX_TENANT = 63,      /* bytes */
+    STORE_MAX_NAME = 1024,      /* bytes of a document's or collection's name */
+    STORE_MAX_HASH = 128,       /* bytes of a content hash */
+    STORE_MAX_TEXT = 16 << 20,  /* bytes of any other text: a chunk, a reason, a question */
+    STORE_MAX_CHUNKS = 1000000, /* of a document */
+    STORE_MAX_DIM = 4096,       /* of vectors */
+    STORE_MAX_SIGNATURE = 256,  /* words of a near-duplicate signature */
+    STORE_MAX_LIST = 10000,     /* rows of a list that is paged */
 };
 
 struct store; /* owned: a connection */
 
 struct store_options {
-    const char *url;      /* see above; ":memory:" is a store of this connection alone */
-    bool create;          /* make it where there is none; else STATUS_NOT_FOUND */
-    int dim;              /* of vectors; a new store takes it, an old one must have it. 0: whatever the store has */
-    enum dtype dtype;     /* of a new store's vectors: f16 or f32 */
-    const char *embedder; /* name of what makes the vectors: taken and compared like dim. NULL: whatever the store has */
+    const char *url;  /* see above; ":memory:" is a store of this connection alone */
+    bool create;      /* make it where there is none; else STATUS_NOT_FOUND */
+    int dim;          /* of vectors; a new store takes it, an old one must have it. 0: whatever the store has */
+    enum dtype dtype; /* of a new store's vectors: f16 or f32 */
+    const char *embedder; /* what makes the vectors: taken and compared like dim. NULL: whatever the store has */
     int64_t (*now)(void); /* seconds since 1970; NULL: the clock */
 };
 
 int store_open(struct store **out, const struct store_options *options, char *err, size_t err_bytes);
-void store_close(struct store *s); /* NULL is fine */
-const char *store_kind(const struct store *s);     /* "sqlite", "postgresql" */
-int store_dim(const struct store *s);              /* 0: not settled yet */
+void store_close(struct store *s);             /* NULL is fine */
+const char *store_kind(const struct store *s); /* "sqlite", "postgresql" */
+int store_dim(const struct store *s);          /* 0: not settled yet */
 enum dtype store_dtype(const struct store *s);
 const char *store_embedder(const struct store *s); /* "": not settled yet */
 /* Settles what a store without vectors has left open. STATUS_INVALID where it is settled otherwise. */
@@ -70,28 +70,28 @@ int store_backup(struct store *s, const char *path, char *err, size_t err_bytes)
 /* ---- documents --------------------------------------------------------------------------------------------------- */
 
 #define DOCUMENT_STATUS_TABLE(X)                                                                                       \
-    X(DOCUMENT_PENDING, "pending")     /* no chunks yet */                                                             \
-    X(DOCUMENT_READY, "ready")         /* all chunks are there */                                                      \
-    X(DOCUMENT_FAILED, "failed")       /* `reason` says why */                                                         \
+    X(DOCUMENT_PENDING, "pending") /* no chunks yet */                                                                 \
+    X(DOCUMENT_READY, "ready")     /* all chunks are there */                                                          \
+    X(DOCUMENT_FAILED, "failed")   /* `reason` says why */                                                             \
     X(DOCUMENT_CANCELLED, "cancelled")
 enum document_status {
 #define X(name, text) name,
     DOCUMENT_STATUS_TABLE(X)
 #undef X
-    DOCUMENT_STATUS_COUNT
+        DOCUMENT_STATUS_COUNT
 };
 const char *document_status_name(enum document_status status);
 
 struct store_document {
     int64_t id;
     const char *name;
-    const char *hash;           /* of the content, hexadecimal or whatever the caller compares by */
+    const char *hash; /* of the content, hexadecimal or whatever the caller compares by */
     enum document_status status;
-    const char *reason;         /* "" unless failed */
-    const char *attributes;     /* JSON, see filter.h; listed by collection: that membership's where it has its own */
-    int64_t bytes, pages;       /* of the source */
-    int64_t created;            /* seconds since 1970 */
-    int64_t n_chunks;           /* 0 unless ready */
+    const char *reason;     /* "" unless failed */
+    const char *attributes; /* JSON, see filter.h; listed by collection: that membership's where it has its own */
+    int64_t bytes, pages;   /* of the source */
+    int64_t created;        /* seconds since 1970 */
+    int64_t n_chunks;       /* 0 unless ready */
 };
 struct store_documents {
     struct store_document *data;
@@ -111,7 +111,7 @@ int store_document_get(struct store *s, const char *tenant, int64_t id, struct s
 struct store_page { /* which rows of a list */
     int64_t after;  /* ids behind this one; 0: from the start */
     bool newest_first;
-    int limit;      /* 1..STORE_MAX_LIST; 0: 100 */
+    int limit; /* 1..STORE_MAX_LIST; 0: 100 */
 };
 /* Of a collection, or all of the tenant's (0); with one status, or any (DOCUMENT_STATUS_COUNT). */
 int store_document_list(struct store *s, const char *tenant, int64_t collection, enum document_status status,
@@ -135,7 +135,7 @@ int store_document_delete(struct store *s, const char *tenant, int64_t id, char 
 
 struct store_chunk {
     int64_t id, document;
-    int64_t ordinal;               /* 0, 1, ... within the document */
+    int64_t ordinal; /* 0, 1, ... within the document */
     const char *text;
     const char *context;           /* headings above it, outermost first, one per line; NULL: none */
     int64_t start, end;            /* bytes of the document's normalised text */
@@ -164,7 +164,7 @@ struct store_collection {
     const char *attributes; /* JSON, as a document's */
     int64_t created;
     int64_t counts[DOCUMENT_STATUS_COUNT];
-    int64_t bytes;          /* of its documents' sources */
+    int64_t bytes; /* of its documents' sources */
 };
 struct store_collections {
     struct store_collection *data;
@@ -253,7 +253,7 @@ enum job_state {
 #define X(name, text) name,
     JOB_STATE_TABLE(X)
 #undef X
-    JOB_STATE_COUNT
+        JOB_STATE_COUNT
 };
 const char *job_state_name(enum job_state state);
 
@@ -264,12 +264,12 @@ struct store_job {
     const char *kind;    /* "ingest", ...: what the worker switches by */
     const char *payload; /* what it needs, such as a path: the worker's own form */
     enum job_state state;
-    const char *stage;   /* "extract", "embed", ...: for people */
-    double progress;     /* 0..1 within all stages */
-    const char *error;   /* of the last attempt */
+    const char *stage; /* "extract", "embed", ...: for people */
+    double progress;   /* 0..1 within all stages */
+    const char *error; /* of the last attempt */
     int64_t attempts, max_attempts;
     int64_t created, updated;
-    const char *worker;  /* who has it, while running */
+    const char *worker; /* who has it, while running */
 };
 struct store_jobs {
     struct store_job *data;
@@ -281,8 +281,8 @@ void store_jobs_deinit(struct store_jobs *list);
 /* max_attempts: claims before it fails for good, 0: 3. */
 int store_job_add(struct store *s, const char *tenant, int64_t document, const char *kind, const char *payload,
                   int max_attempts, int64_t *id, char *err, size_t err_bytes);
-/* A document and the job that will make it ready, both or neither: nothing stays pending that nobody works on. Where the
- * document existed there is no job: *job is 0. Arguments as in store_document_add and store_job_add. */
+/* A document and the job that will make it ready, both or neither: nothing stays pending that nobody works on. Where
+ * the document existed there is no job: *job is 0. Arguments as in store_document_add and store_job_add. */
 int store_job_submit(struct store *s, const char *tenant, const struct store_document *document, int64_t collection,
                      const char *kind, const char *payload, int max_attempts, int64_t *id, int64_t *job, char *err,
                      size_t err_bytes);
@@ -296,8 +296,8 @@ int store_job_heartbeat(struct store *s, const char *tenant, int64_t id, const c
                         const char *stage, double progress, char *err, size_t err_bytes);
 /* Done, when error is NULL. Else it is queued again, due in `retry_s` seconds; without attempts left or with retry_s
  * below 0 it fails, and its pending document with it. STATUS as with a heartbeat. */
-int store_job_finish(struct store *s, const char *tenant, int64_t id, const char *worker, const char *error, int retry_s,
-                     char *err, size_t err_bytes);
+int store_job_finish(struct store *s, const char *tenant, int64_t id, const char *worker, const char *error,
+                     int retry_s, char *err, size_t err_bytes);
 /* Gives back what a worker of this name held, at no cost in attempts: for a process that starts again. */
 int store_job_release(struct store *s, const char *worker, char *err, size_t err_bytes);
 /* Cancels what is queued or running, and its pending document. STATUS_INVALID where it has ended. */
@@ -313,10 +313,10 @@ int store_job_list(struct store *s, const char *tenant, int64_t document, enum j
 
 struct store_feedback {
     int64_t id;
-    int64_t collection; /* where the answer came from; 0: unknown */
-    int rating;         /* -1, 0, 1 */
+    int64_t collection;                      /* where the answer came from; 0: unknown */
+    int rating;                              /* -1, 0, 1 */
     const char *question, *answer, *comment; /* NULL: "" */
-    const int64_t *chunks; /* those the answer stood on; they may be gone by now */
+    const int64_t *chunks;                   /* those the answer stood on; they may be gone by now */
     size_t n_chunks;
     int64_t created;
 };

@@ -38,7 +38,8 @@ int store_collection_add(struct store *s, const char *tenant, const char *name, 
     if (!status) status = store__begin(s);
     if (!status) {
         *id = store__new_id(s);
-        status = store__exec(s, NULL, "INSERT INTO collections (id, tenant, name, attributes, created) "
+        status = store__exec(s, NULL,
+                             "INSERT INTO collections (id, tenant, name, attributes, created) "
                              "VALUES (?1, ?2, ?3, ?4, ?5)",
                              VALUES(V_INT(*id), V_TEXT(tenant), V_TEXT(name), V_TEXT(compact), V_INT(s->now())));
     }
@@ -48,7 +49,8 @@ int store_collection_add(struct store *s, const char *tenant, const char *name, 
 
 static int read_counts(struct store *s, const char *tenant, struct store_collection *k) {
     struct db_cursor c;
-    int status = s->db->query(s, &c, "SELECT d.status, count(*), CAST(sum(d.bytes) AS BIGINT) FROM members m "
+    int status = s->db->query(s, &c,
+                              "SELECT d.status, count(*), CAST(sum(d.bytes) AS BIGINT) FROM members m "
                               "JOIN documents d ON d.tenant = m.tenant AND d.id = m.document "
                               "WHERE m.tenant = ?1 AND m.collection = ?2 GROUP BY d.status",
                               VALUES(V_TEXT(tenant), V_INT(k->id)));
@@ -87,8 +89,9 @@ int store_collection_get(struct store *s, const char *tenant, int64_t id, struct
     store_collections_deinit(out);
     int status = store__check_tenant(s, tenant);
     if (!status)
-        status = s->db->query(s, &c, "SELECT id, name, attributes, created FROM collections WHERE tenant = ?1 AND id = ?2",
-                              VALUES(V_TEXT(tenant), V_INT(id)));
+        status =
+            s->db->query(s, &c, "SELECT id, name, attributes, created FROM collections WHERE tenant = ?1 AND id = ?2",
+                         VALUES(V_TEXT(tenant), V_INT(id)));
     if (!status) status = read_collections(s, tenant, &c, out);
     if (!status && !out->n) status = store__fail(s, STATUS_NOT_FOUND, "there is no collection %llx", (long long)id);
     return store__done(s, status, err, err_bytes);
@@ -116,8 +119,9 @@ int store_collection_list(struct store *s, const char *tenant, struct store_page
     if (!status) status = store__page_limit(s, page, &limit);
     const int64_t after = !page.after && page.newest_first ? INT64_MAX : page.after;
     if (!status)
-        status = s->db->query(s, &c, page.newest_first ? COLLECTIONS "< ?2 ORDER BY id DESC LIMIT ?3"
-                                                       : COLLECTIONS "> ?2 ORDER BY id LIMIT ?3",
+        status = s->db->query(s, &c,
+                              page.newest_first ? COLLECTIONS "< ?2 ORDER BY id DESC LIMIT ?3"
+                                                : COLLECTIONS "> ?2 ORDER BY id LIMIT ?3",
                               VALUES(V_TEXT(tenant), V_INT(after), V_INT(limit)));
     if (!status) status = read_collections(s, tenant, &c, out);
     return store__done(s, status, err, err_bytes);
@@ -132,7 +136,8 @@ int store_collection_update(struct store *s, const char *tenant, int64_t id, con
     if (!status) status = store__begin(s);
     if (!status) status = store__collection(s, tenant, id);
     if (!status)
-        status = store__exec(s, NULL, "UPDATE collections SET name = COALESCE(?3, name), attributes = "
+        status = store__exec(s, NULL,
+                             "UPDATE collections SET name = COALESCE(?3, name), attributes = "
                              "COALESCE(?4, attributes) WHERE tenant = ?1 AND id = ?2",
                              VALUES(V_TEXT(tenant), V_INT(id), V_TEXT(name), V_TEXT(compact)));
     free(compact);
@@ -160,7 +165,8 @@ int store_collection_put(struct store *s, const char *tenant, int64_t id, int64_
     if (!status) status = store__collection(s, tenant, id);
     if (!status) status = store__document(s, tenant, document, &now);
     if (!status)
-        status = store__exec(s, NULL, "INSERT INTO members (tenant, collection, document, attributes) "
+        status = store__exec(s, NULL,
+                             "INSERT INTO members (tenant, collection, document, attributes) "
                              "VALUES (?1, ?2, ?3, ?4) ON CONFLICT (collection, document) DO UPDATE "
                              "SET attributes = excluded.attributes",
                              VALUES(V_TEXT(tenant), V_INT(id), V_INT(document), V_TEXT(compact)));
@@ -190,12 +196,14 @@ int store_collection_remove(struct store *s, const char *tenant, int64_t id, int
 
 /* The counter's row stays locked until the transaction ends: numbers become visible in their order and without gaps, so
  * that nobody who has read up to n ever misses one below it. */
-static int log_change(struct store *s, const char *tenant, int64_t collection, int64_t document, enum change_kind kind) {
+static int log_change(struct store *s, const char *tenant, int64_t collection, int64_t document,
+                      enum change_kind kind) {
     int64_t seq = 0;
     int status = store__integer(s, &seq, "UPDATE counters SET value = value + 1 WHERE name = 'changes' RETURNING value",
                                 NULL, 0);
     if (!status)
-        status = store__exec(s, NULL, "INSERT INTO changes (seq, tenant, collection, document, kind) "
+        status = store__exec(s, NULL,
+                             "INSERT INTO changes (seq, tenant, collection, document, kind) "
                              "VALUES (?1, ?2, ?3, ?4, ?5)",
                              VALUES(V_INT(seq), V_TEXT(tenant), V_INT(collection), V_INT(document), V_INT(kind)));
     if (!status && seq % TRIM_EVERY == 0)
@@ -208,8 +216,10 @@ int store__change(struct store *s, const char *tenant, int64_t collection, int64
     struct db_cursor c;
     size_t n = 0, capacity = 0;
     int64_t *collections = NULL;
-    int status = s->db->query(s, &c, "SELECT collection FROM members WHERE tenant = ?1 AND document = ?2 "
-                              "ORDER BY collection", VALUES(V_TEXT(tenant), V_INT(document)));
+    int status = s->db->query(s, &c,
+                              "SELECT collection FROM members WHERE tenant = ?1 AND document = ?2 "
+                              "ORDER BY collection",
+                              VALUES(V_TEXT(tenant), V_INT(document)));
     while (!status && (status = s->db->step(s, &c)) == 1) {
         collections = array_reserve(collections, &capacity, n + 1, sizeof *collections);
         collections[n++] = s->db->integer(&c, 0);
@@ -234,7 +244,8 @@ int store_changes(struct store *s, const char *tenant, int64_t collection, int64
     store_change_list_deinit(out);
     int status = store__check_tenant(s, tenant);
     if (!status)
-        status = s->db->query(s, &c, "SELECT seq, kind, document FROM changes WHERE tenant = ?1 AND collection = ?2 "
+        status = s->db->query(s, &c,
+                              "SELECT seq, kind, document FROM changes WHERE tenant = ?1 AND collection = ?2 "
                               "AND seq > ?3 ORDER BY seq LIMIT ?4",
                               VALUES(V_TEXT(tenant), V_INT(collection), V_INT(after), V_INT(limit)));
     while (!status && (status = s->db->step(s, &c)) == 1) {

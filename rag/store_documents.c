@@ -84,12 +84,13 @@ static int read_documents(struct store *s, struct db_cursor *c, struct store_doc
 static int add(struct store *s, const char *tenant, const struct store_document *d, const char *attributes, int64_t *id,
                bool *existed) {
     struct db_cursor c;
-    int status = s->db->query(s, &c,
-                              "INSERT INTO documents (id, tenant, name, hash, status, reason, attributes, bytes, pages, "
-                              "created, n_chunks) VALUES (?1, ?2, ?3, ?4, 'pending', '', ?5, ?6, ?7, ?8, 0) "
-                              "ON CONFLICT (tenant, hash) DO NOTHING RETURNING id",
-                              VALUES(V_INT(store__new_id(s)), V_TEXT(tenant), V_TEXT(d->name), V_TEXT(d->hash),
-                                     V_TEXT(attributes), V_INT(d->bytes), V_INT(d->pages), V_INT(s->now())));
+    int status =
+        s->db->query(s, &c,
+                     "INSERT INTO documents (id, tenant, name, hash, status, reason, attributes, bytes, pages, "
+                     "created, n_chunks) VALUES (?1, ?2, ?3, ?4, 'pending', '', ?5, ?6, ?7, ?8, 0) "
+                     "ON CONFLICT (tenant, hash) DO NOTHING RETURNING id",
+                     VALUES(V_INT(store__new_id(s)), V_TEXT(tenant), V_TEXT(d->name), V_TEXT(d->hash),
+                            V_TEXT(attributes), V_INT(d->bytes), V_INT(d->pages), V_INT(s->now())));
     if (!status) status = s->db->step(s, &c);
     if (status < 0) return status;
     *existed = !status;
@@ -103,10 +104,11 @@ static int add(struct store *s, const char *tenant, const struct store_document 
         return store__fail(s, STATUS_BUSY, "the document with this hash was deleted at this moment: try again");
     if (status) return status;
     int64_t restarted = 0;
-    status = store__exec(s, &restarted, "UPDATE documents SET status = 'pending', reason = '', name = ?3, attributes = ?4, "
-                         "bytes = ?5, pages = ?6 WHERE tenant = ?1 AND id = ?2 AND status IN ('failed', 'cancelled')",
-                         VALUES(V_TEXT(tenant), V_INT(*id), V_TEXT(d->name), V_TEXT(attributes), V_INT(d->bytes),
-                                V_INT(d->pages)));
+    status = store__exec(
+        s, &restarted,
+        "UPDATE documents SET status = 'pending', reason = '', name = ?3, attributes = ?4, "
+        "bytes = ?5, pages = ?6 WHERE tenant = ?1 AND id = ?2 AND status IN ('failed', 'cancelled')",
+        VALUES(V_TEXT(tenant), V_INT(*id), V_TEXT(d->name), V_TEXT(attributes), V_INT(d->bytes), V_INT(d->pages)));
     *existed = !restarted;
     return status;
 }
@@ -118,7 +120,8 @@ int store__add_document(struct store *s, const char *tenant, const struct store_
     status = store__collection(s, tenant, collection);
     if (!status) status = store__document(s, tenant, *id, NULL); /* against one who publishes it at this moment */
     if (!status)
-        status = store__exec(s, NULL, "INSERT INTO members (tenant, collection, document) VALUES (?1, ?2, ?3) "
+        status = store__exec(s, NULL,
+                             "INSERT INTO members (tenant, collection, document) VALUES (?1, ?2, ?3) "
                              "ON CONFLICT (collection, document) DO NOTHING",
                              VALUES(V_TEXT(tenant), V_INT(collection), V_INT(*id)));
     if (!status && *existed) status = store__change(s, tenant, collection, *id, CHANGE_PUT);
@@ -151,15 +154,18 @@ int store_document_get(struct store *s, const char *tenant, int64_t id, struct s
     store_documents_deinit(out);
     int status = store__check_tenant(s, tenant);
     if (!status)
-        status = s->db->query(s, &c, "SELECT " DOCUMENT_COLUMNS "d.attributes FROM documents d "
-                              "WHERE d.tenant = ?1 AND d.id = ?2", VALUES(V_TEXT(tenant), V_INT(id)));
+        status = s->db->query(s, &c,
+                              "SELECT " DOCUMENT_COLUMNS "d.attributes FROM documents d "
+                              "WHERE d.tenant = ?1 AND d.id = ?2",
+                              VALUES(V_TEXT(tenant), V_INT(id)));
     if (!status) status = read_documents(s, &c, out);
     if (!status && !out->n) status = store__fail(s, STATUS_NOT_FOUND, "there is no document %llx", (long long)id);
     return store__done(s, status, err, err_bytes);
 }
 
 #define OF_TENANT                                                                                                      \
-    "SELECT " DOCUMENT_COLUMNS "d.attributes FROM documents d WHERE d.tenant = ?1 AND (?2 = '' OR d.status = ?2) AND d.id "
+    "SELECT " DOCUMENT_COLUMNS                                                                                         \
+    "d.attributes FROM documents d WHERE d.tenant = ?1 AND (?2 = '' OR d.status = ?2) AND d.id "
 #define OF_COLLECTION                                                                                                  \
     "SELECT " DOCUMENT_COLUMNS "COALESCE(m.attributes, d.attributes) FROM members m "                                  \
     "JOIN documents d ON d.tenant = m.tenant AND d.id = m.document "                                                   \
@@ -167,10 +173,9 @@ int store_document_get(struct store *s, const char *tenant, int64_t id, struct s
 
 int store_document_list(struct store *s, const char *tenant, int64_t collection, enum document_status wanted,
                         struct store_page page, struct store_documents *out, char *err, size_t err_bytes) {
-    static const char *const sql[2][2] = {{OF_TENANT "> ?3 ORDER BY d.id LIMIT ?4",
-                                           OF_TENANT "< ?3 ORDER BY d.id DESC LIMIT ?4"},
-                                          {OF_COLLECTION "> ?3 ORDER BY m.document LIMIT ?4",
-                                           OF_COLLECTION "< ?3 ORDER BY m.document DESC LIMIT ?4"}};
+    static const char *const sql[2][2] = {
+        {OF_TENANT "> ?3 ORDER BY d.id LIMIT ?4", OF_TENANT "< ?3 ORDER BY d.id DESC LIMIT ?4"},
+        {OF_COLLECTION "> ?3 ORDER BY m.document LIMIT ?4", OF_COLLECTION "< ?3 ORDER BY m.document DESC LIMIT ?4"}};
     struct db_cursor c;
     int limit = 0;
     store_documents_deinit(out);
@@ -178,10 +183,10 @@ int store_document_list(struct store *s, const char *tenant, int64_t collection,
     if (!status) status = store__page_limit(s, page, &limit);
     if (!status && collection) status = store__collection(s, tenant, collection);
     const int64_t after = !page.after && page.newest_first ? INT64_MAX : page.after;
-    const struct db_value values[] = {V_TEXT(tenant), V_TEXT(wanted == DOCUMENT_STATUS_COUNT ? "" : status_names[wanted]),
-                                      V_INT(after), V_INT(limit), V_INT(collection)};
-    if (!status)
-        status = s->db->query(s, &c, sql[collection != 0][page.newest_first], values, collection ? 5 : 4);
+    const struct db_value values[] = {V_TEXT(tenant),
+                                      V_TEXT(wanted == DOCUMENT_STATUS_COUNT ? "" : status_names[wanted]), V_INT(after),
+                                      V_INT(limit), V_INT(collection)};
+    if (!status) status = s->db->query(s, &c, sql[collection != 0][page.newest_first], values, collection ? 5 : 4);
     if (!status) status = read_documents(s, &c, out);
     return store__done(s, status, err, err_bytes);
 }
@@ -201,8 +206,10 @@ int store_document_set_attributes(struct store *s, const char *tenant, int64_t i
     return store__done(s, store__end(s, status), err, err_bytes);
 }
 
-int store__end_pending(struct store *s, const char *tenant, int64_t id, enum document_status status, const char *reason) {
-    return store__exec(s, NULL, "UPDATE documents SET status = ?3, reason = ?4 WHERE tenant = ?1 AND id = ?2 "
+int store__end_pending(struct store *s, const char *tenant, int64_t id, enum document_status status,
+                       const char *reason) {
+    return store__exec(s, NULL,
+                       "UPDATE documents SET status = ?3, reason = ?4 WHERE tenant = ?1 AND id = ?2 "
                        "AND status = 'pending'",
                        VALUES(V_TEXT(tenant), V_INT(id), V_TEXT(status_names[status]), V_TEXT(reason)));
 }
@@ -256,11 +263,12 @@ static const float *rounded(const struct store *s, const float *vector, float *s
 
 static int insert_chunk(struct store *s, const char *tenant, const struct store_chunk *k, float *scratch) {
     const float *vector = rounded(s, k->vector, scratch);
-    return store__exec(s, NULL, "INSERT INTO chunks (tenant, document, ordinal, text, context, start_at, end_at, "
+    return store__exec(s, NULL,
+                       "INSERT INTO chunks (tenant, document, ordinal, text, context, start_at, end_at, "
                        "page_first, page_last, vector) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-                       VALUES(V_TEXT(tenant), V_INT(k->document), V_INT(k->ordinal), V_TEXT(k->text), V_TEXT(k->context),
-                              V_INT(k->start), V_INT(k->end), V_INT(k->page_first), V_INT(k->page_last),
-                              V_VECTOR(vector, (size_t)s->dim)));
+                       VALUES(V_TEXT(tenant), V_INT(k->document), V_INT(k->ordinal), V_TEXT(k->text),
+                              V_TEXT(k->context), V_INT(k->start), V_INT(k->end), V_INT(k->page_first),
+                              V_INT(k->page_last), V_VECTOR(vector, (size_t)s->dim)));
 }
 
 /* ids of the chunks that were inserted. */
@@ -305,7 +313,8 @@ int store_document_publish(struct store *s, const char *tenant, int64_t id, stru
     }
     if (!status && n) status = read_ids(s, tenant, id, chunks, n);
     if (!status)
-        status = store__exec(s, NULL, "UPDATE documents SET status = 'ready', reason = '', n_chunks = ?3, pages = ?4 "
+        status = store__exec(s, NULL,
+                             "UPDATE documents SET status = 'ready', reason = '', n_chunks = ?3, pages = ?4 "
                              "WHERE tenant = ?1 AND id = ?2",
                              VALUES(V_TEXT(tenant), V_INT(id), V_INT((int64_t)n), V_INT(pages)));
     if (!status) status = store__change(s, tenant, 0, id, CHANGE_PUT);
@@ -315,8 +324,7 @@ int store_document_publish(struct store *s, const char *tenant, int64_t id, stru
 
 /* ---- chunks ------------------------------------------------------------------------------------------------------ */
 
-#define CHUNK_COLUMNS                                                                                                  \
-    "c.id, c.document, c.ordinal, c.text, c.context, c.start_at, c.end_at, c.page_first, c.page_last"
+#define CHUNK_COLUMNS "c.id, c.document, c.ordinal, c.text, c.context, c.start_at, c.end_at, c.page_first, c.page_last"
 
 static int read_chunks(struct store *s, struct db_cursor *c, bool vectors, struct store_chunks *out) {
     size_t capacity = 0;
@@ -378,14 +386,17 @@ int store_chunk_get(struct store *s, const char *tenant, const int64_t *ids, siz
 
 int store_chunk_range(struct store *s, const char *tenant, int64_t document, int64_t first, int64_t last, bool vectors,
                       struct store_chunks *out, char *err, size_t err_bytes) {
-#define RANGE " FROM chunks c WHERE c.tenant = ?1 AND c.document = ?2 AND c.ordinal >= ?3 AND c.ordinal <= ?4 ORDER BY c.ordinal"
+#define RANGE                                                                                                          \
+    " FROM chunks c WHERE c.tenant = ?1 AND c.document = ?2 AND c.ordinal >= ?3 AND c.ordinal <= ?4 ORDER BY "         \
+    "c.ordinal"
     struct db_cursor c;
     store_chunks_deinit(out);
     int status = store__check_tenant(s, tenant);
     if (!status) status = store__document(s, tenant, document, NULL);
     if (!status)
-        status = s->db->query(s, &c, vectors ? "SELECT " CHUNK_COLUMNS ", c.vector" RANGE : "SELECT " CHUNK_COLUMNS RANGE,
-                              VALUES(V_TEXT(tenant), V_INT(document), V_INT(first), V_INT(last)));
+        status =
+            s->db->query(s, &c, vectors ? "SELECT " CHUNK_COLUMNS ", c.vector" RANGE : "SELECT " CHUNK_COLUMNS RANGE,
+                         VALUES(V_TEXT(tenant), V_INT(document), V_INT(first), V_INT(last)));
     if (!status) status = read_chunks(s, &c, vectors, out);
     return store__done(s, status, err, err_bytes);
 }
@@ -399,7 +410,8 @@ int store_members(struct store *s, const char *tenant, int64_t collection, int64
     int status = store__check_tenant(s, tenant);
     if (!status) status = store__collection(s, tenant, collection);
     if (!status)
-        status = s->db->query(s, &c, "SELECT d.id, '', '', d.status, '', d.bytes, d.pages, d.created, d.n_chunks, "
+        status = s->db->query(s, &c,
+                              "SELECT d.id, '', '', d.status, '', d.bytes, d.pages, d.created, d.n_chunks, "
                               "COALESCE(m.attributes, d.attributes) FROM members m "
                               "JOIN documents d ON d.tenant = m.tenant AND d.id = m.document "
                               "WHERE m.tenant = ?1 AND m.collection = ?2 AND m.document >= ?3 AND m.document <= ?4 "
@@ -416,7 +428,8 @@ int store_member_chunks(struct store *s, const char *tenant, int64_t collection,
     int status = store__check_tenant(s, tenant);
     if (!status) status = store__collection(s, tenant, collection);
     if (!status)
-        status = s->db->query(s, &c, "SELECT " CHUNK_COLUMNS ", c.vector FROM members m "
+        status = s->db->query(s, &c,
+                              "SELECT " CHUNK_COLUMNS ", c.vector FROM members m "
                               "JOIN documents d ON d.tenant = m.tenant AND d.id = m.document "
                               "JOIN chunks c ON c.tenant = m.tenant AND c.document = m.document "
                               "WHERE m.tenant = ?1 AND m.collection = ?2 AND m.document >= ?3 AND m.document <= ?4 "

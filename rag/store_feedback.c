@@ -38,11 +38,12 @@ int store_feedback_add(struct store *s, const char *tenant, const struct store_f
     if (!status) status = check_chunks(s, tenant, f->chunks, f->n_chunks);
     if (!status) {
         *id = store__new_id(s);
-        status = store__exec(s, NULL, "INSERT INTO feedback (id, tenant, collection, rating, question, answer, comment, "
+        status = store__exec(s, NULL,
+                             "INSERT INTO feedback (id, tenant, collection, rating, question, answer, comment, "
                              "chunks, created) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-                             VALUES(V_INT(*id), V_TEXT(tenant), V_INT(f->collection), V_INT(f->rating), V_TEXT(question),
-                                    V_TEXT(answer), V_TEXT(comment), V_BLOB(f->chunks, f->n_chunks * sizeof *f->chunks),
-                                    V_INT(s->now())));
+                             VALUES(V_INT(*id), V_TEXT(tenant), V_INT(f->collection), V_INT(f->rating),
+                                    V_TEXT(question), V_TEXT(answer), V_TEXT(comment),
+                                    V_BLOB(f->chunks, f->n_chunks * sizeof *f->chunks), V_INT(s->now())));
     }
     return store__done(s, store__end(s, status), err, err_bytes);
 }
@@ -50,7 +51,8 @@ int store_feedback_add(struct store *s, const char *tenant, const struct store_f
 int store_feedback_list(struct store *s, const char *tenant, struct store_page page, struct store_feedbacks *out,
                         char *err, size_t err_bytes) {
 #define FEEDBACK                                                                                                       \
-    "SELECT id, collection, rating, question, answer, comment, chunks, created FROM feedback WHERE tenant = ?1 AND id "
+    "SELECT id, collection, rating, question, answer, comment, chunks, created FROM feedback WHERE tenant = ?1 AND "   \
+    "id "
     struct db_cursor c;
     int limit = 0;
     size_t capacity = 0;
@@ -59,9 +61,9 @@ int store_feedback_list(struct store *s, const char *tenant, struct store_page p
     if (!status) status = store__page_limit(s, page, &limit);
     const int64_t after = !page.after && page.newest_first ? INT64_MAX : page.after;
     if (!status)
-        status = s->db->query(s, &c, page.newest_first ? FEEDBACK "< ?2 ORDER BY id DESC LIMIT ?3"
-                                                       : FEEDBACK "> ?2 ORDER BY id LIMIT ?3",
-                              VALUES(V_TEXT(tenant), V_INT(after), V_INT(limit)));
+        status = s->db->query(
+            s, &c, page.newest_first ? FEEDBACK "< ?2 ORDER BY id DESC LIMIT ?3" : FEEDBACK "> ?2 ORDER BY id LIMIT ?3",
+            VALUES(V_TEXT(tenant), V_INT(after), V_INT(limit)));
     while (!status && (status = s->db->step(s, &c)) == 1) {
         size_t bytes;
         const void *chunks = s->db->bytes(&c, 6, &bytes);

@@ -1,8 +1,8 @@
 /* store_internal.h - private to rag/store*.c: a connection, and the little that the two databases do differently.
  *
  * The statements of store*.c are written once, in the SQL that both understand, with parameters ?1, ?2, ...; a
- * database is one table of functions. Schema scripts may say {id}, {serial}, {blob} and {vector} for types. Failures put
- * a sentence into s->err; the public functions hand it out through store__done. */
+ * database is one table of functions. Schema scripts may say {id}, {serial}, {blob} and {vector} for types. Failures
+ * put a sentence into s->err; the public functions hand it out through store__done. */
 #pragma once
 
 #include "rag/store.h"
@@ -32,7 +32,8 @@ struct db_value { /* a parameter; text, blob and vector may be NULL */
 #define V_TEXT(x)      store__text(x)
 #define V_BLOB(x, k)   ((struct db_value){.type = DB_BLOB, .p = (x), .n = (k)})
 #define V_VECTOR(x, k) ((struct db_value){.type = DB_VECTOR, .p = (x), .n = (k)})
-#define VALUES(...)    (const struct db_value[]){__VA_ARGS__}, sizeof((struct db_value[]){__VA_ARGS__}) / sizeof(struct db_value)
+#define VALUES(...)                                                                                                    \
+    (const struct db_value[]){__VA_ARGS__}, sizeof((struct db_value[]){__VA_ARGS__}) / sizeof(struct db_value)
 struct db_value store__text(const char *text);
 
 struct db_cursor { /* the rows of one statement; there may be several at a time, each of another statement */
@@ -46,9 +47,9 @@ struct db_ops {
     const char *id, *serial, *blob, *vector; /* types in schema scripts */
 
     int (*open)(struct store *s, const char *url, bool create);
-    void (*close)(struct store *s); /* accepts a half-opened store */
+    void (*close)(struct store *s);                  /* accepts a half-opened store */
     int (*script)(struct store *s, const char *sql); /* any number of statements, without parameters or rows */
-    int (*begin)(struct store *s, bool alone); /* alone: nobody else writes, not even tables */
+    int (*begin)(struct store *s, bool alone);       /* alone: nobody else writes, not even tables */
     /* sql is a literal: prepared once, found by its address. */
     int (*query)(struct store *s, struct db_cursor *c, const char *sql, const struct db_value *values, size_t n);
     int (*step)(struct store *s, struct db_cursor *c); /* 1: a row. 0: no more; below 0: an error; both close it */
@@ -99,4 +100,5 @@ int store__add_document(struct store *s, const char *tenant, const struct store_
                         int64_t collection, int64_t *id, bool *existed);
 int store__check_document(struct store *s, const struct store_document *d, char **attributes);
 /* Ends a document if it is pending. */
-int store__end_pending(struct store *s, const char *tenant, int64_t id, enum document_status status, const char *reason);
+int store__end_pending(struct store *s, const char *tenant, int64_t id, enum document_status status,
+                       const char *reason);

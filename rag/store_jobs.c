@@ -37,7 +37,8 @@ static enum job_state state_of(const char *text) {
 }
 
 #define JOB_COLUMNS                                                                                                    \
-    "id, tenant, document, kind, payload, state, stage, progress, error, attempts, max_attempts, created, updated, worker "
+    "id, tenant, document, kind, payload, state, stage, progress, error, attempts, max_attempts, created, updated, "   \
+    "worker "
 #define ONE_JOB "SELECT " JOB_COLUMNS "FROM jobs WHERE tenant = ?1 AND id = ?2"
 
 static int read_jobs(struct store *s, struct db_cursor *c, struct store_jobs *out) {
@@ -78,10 +79,11 @@ static int read_job(struct store *s, const char *tenant, int64_t id, struct stor
 }
 
 static int end_job(struct store *s, const struct store_job *job, enum job_state state, const char *error) {
-    int status = store__exec(s, NULL, "UPDATE jobs SET state = ?3, error = ?4, updated = ?5, worker = '' "
-                             "WHERE tenant = ?1 AND id = ?2",
-                             VALUES(V_TEXT(job->tenant), V_INT(job->id), V_TEXT(state_names[state]), V_TEXT(error),
-                                    V_INT(s->now())));
+    int status = store__exec(
+        s, NULL,
+        "UPDATE jobs SET state = ?3, error = ?4, updated = ?5, worker = '' "
+        "WHERE tenant = ?1 AND id = ?2",
+        VALUES(V_TEXT(job->tenant), V_INT(job->id), V_TEXT(state_names[state]), V_TEXT(error), V_INT(s->now())));
     if (!status && job->document && state != JOB_DONE)
         status = store__end_pending(s, job->tenant, job->document,
                                     state == JOB_CANCELLED ? DOCUMENT_CANCELLED : DOCUMENT_FAILED, error);
@@ -100,7 +102,8 @@ static int insert_job(struct store *s, const char *tenant, int64_t document, con
                       int max_attempts, int64_t *id) {
     const int64_t now = s->now();
     *id = store__new_id(s);
-    return store__exec(s, NULL, "INSERT INTO jobs (id, tenant, document, kind, payload, state, stage, progress, error, "
+    return store__exec(s, NULL,
+                       "INSERT INTO jobs (id, tenant, document, kind, payload, state, stage, progress, error, "
                        "attempts, max_attempts, created, updated, worker, due) VALUES (?1, ?2, NULLIF(?3, 0), ?4, ?5, "
                        "'queued', '', 0, '', 0, ?6, ?7, ?7, '', ?7)",
                        VALUES(V_INT(*id), V_TEXT(tenant), V_INT(document), V_TEXT(kind), V_TEXT(payload),
@@ -138,7 +141,7 @@ int store_job_submit(struct store *s, const char *tenant, const struct store_doc
 /* The oldest job that is due, or none. */
 static int next_due(struct store *s, const char *tenant, int64_t now, struct store_jobs *out) {
 #define NEXT_DUE                                                                                                       \
-    "SELECT " JOB_COLUMNS "FROM jobs WHERE (state = 'queued' OR state = 'running') AND due <= ?1 "                    \
+    "SELECT " JOB_COLUMNS "FROM jobs WHERE (state = 'queued' OR state = 'running') AND due <= ?1 "                     \
     "AND (?2 IS NULL OR tenant = ?2) ORDER BY id LIMIT 1"
     struct db_cursor c;
     int status = s->db->query(s, &c, s->db->is_postgres ? NEXT_DUE " FOR UPDATE SKIP LOCKED" : NEXT_DUE,
@@ -169,9 +172,11 @@ int store_job_claim(struct store *s, const char *tenant, const char *worker, int
     }
     if (!status && out->n) {
         struct store_job *job = out->data;
-        status = store__exec(s, NULL, "UPDATE jobs SET state = 'running', worker = ?3, attempts = attempts + 1, due = ?4, "
-                             "updated = ?5, stage = '', progress = 0 WHERE tenant = ?1 AND id = ?2",
-                             VALUES(V_TEXT(job->tenant), V_INT(job->id), V_TEXT(worker), V_INT(now + lease_s), V_INT(now)));
+        status =
+            store__exec(s, NULL,
+                        "UPDATE jobs SET state = 'running', worker = ?3, attempts = attempts + 1, due = ?4, "
+                        "updated = ?5, stage = '', progress = 0 WHERE tenant = ?1 AND id = ?2",
+                        VALUES(V_TEXT(job->tenant), V_INT(job->id), V_TEXT(worker), V_INT(now + lease_s), V_INT(now)));
         job->state = JOB_RUNNING;
         job->worker = arena_text(&out->arena, worker, strlen(worker));
         job->stage = "";
@@ -208,16 +213,17 @@ int store_job_heartbeat(struct store *s, const char *tenant, int64_t id, const c
     if (!status) status = held(s, tenant, id, worker, &job);
     const int64_t now = s->now();
     if (!status)
-        status = store__exec(s, NULL, "UPDATE jobs SET due = ?3, updated = ?4, stage = ?5, progress = ?6 "
-                             "WHERE tenant = ?1 AND id = ?2",
-                             VALUES(V_TEXT(tenant), V_INT(id), V_INT(now + lease_s), V_INT(now), V_TEXT(stage),
-                                    V_REAL(progress)));
+        status = store__exec(
+            s, NULL,
+            "UPDATE jobs SET due = ?3, updated = ?4, stage = ?5, progress = ?6 "
+            "WHERE tenant = ?1 AND id = ?2",
+            VALUES(V_TEXT(tenant), V_INT(id), V_INT(now + lease_s), V_INT(now), V_TEXT(stage), V_REAL(progress)));
     store_jobs_deinit(&job);
     return store__done(s, store__end(s, status), err, err_bytes);
 }
 
-int store_job_finish(struct store *s, const char *tenant, int64_t id, const char *worker, const char *error, int retry_s,
-                     char *err, size_t err_bytes) {
+int store_job_finish(struct store *s, const char *tenant, int64_t id, const char *worker, const char *error,
+                     int retry_s, char *err, size_t err_bytes) {
     struct store_jobs job = {0};
     int status = store__check_tenant(s, tenant);
     if (!status) status = check_worker(s, worker, 1);
@@ -226,7 +232,8 @@ int store_job_finish(struct store *s, const char *tenant, int64_t id, const char
     if (!status) status = held(s, tenant, id, worker, &job);
     const int64_t now = s->now();
     if (!status && error && retry_s >= 0 && job.data->attempts < job.data->max_attempts)
-        status = store__exec(s, NULL, "UPDATE jobs SET state = 'queued', error = ?3, updated = ?4, worker = '', due = ?5 "
+        status = store__exec(s, NULL,
+                             "UPDATE jobs SET state = 'queued', error = ?3, updated = ?4, worker = '', due = ?5 "
                              "WHERE tenant = ?1 AND id = ?2",
                              VALUES(V_TEXT(tenant), V_INT(id), V_TEXT(error), V_INT(now), V_INT(now + retry_s)));
     else if (!status)
@@ -243,7 +250,8 @@ int store_job_release(struct store *s, const char *worker, char *err, size_t err
     if (!status) status = store__begin(s);
     const int64_t now = s->now();
     if (!status)
-        status = store__exec(s, NULL, "UPDATE jobs SET state = 'queued', worker = '', attempts = attempts - 1, due = ?2, "
+        status = store__exec(s, NULL,
+                             "UPDATE jobs SET state = 'queued', worker = '', attempts = attempts - 1, due = ?2, "
                              "updated = ?2 WHERE state = 'running' AND worker = ?1",
                              VALUES(V_TEXT(worker), V_INT(now)));
     return store__done(s, store__end(s, status), err, err_bytes);
@@ -272,17 +280,21 @@ int store_job_retry(struct store *s, const char *tenant, int64_t id, char *err, 
                              state_names[job.data->state]);
     const int64_t now = s->now();
     if (!status)
-        status = store__exec(s, NULL, "UPDATE jobs SET state = 'queued', stage = '', progress = 0, error = '', attempts = 0, "
+        status = store__exec(s, NULL,
+                             "UPDATE jobs SET state = 'queued', stage = '', progress = 0, error = '', attempts = 0, "
                              "updated = ?3, due = ?3 WHERE tenant = ?1 AND id = ?2",
                              VALUES(V_TEXT(tenant), V_INT(id), V_INT(now)));
     if (!status && job.data->document)
-        status = store__exec(s, NULL, "UPDATE documents SET status = 'pending', reason = '' WHERE tenant = ?1 AND id = ?2 "
-                             "AND status IN ('failed', 'cancelled')", VALUES(V_TEXT(tenant), V_INT(job.data->document)));
+        status = store__exec(s, NULL,
+                             "UPDATE documents SET status = 'pending', reason = '' WHERE tenant = ?1 AND id = ?2 "
+                             "AND status IN ('failed', 'cancelled')",
+                             VALUES(V_TEXT(tenant), V_INT(job.data->document)));
     store_jobs_deinit(&job);
     return store__done(s, store__end(s, status), err, err_bytes);
 }
 
-int store_job_get(struct store *s, const char *tenant, int64_t id, struct store_jobs *out, char *err, size_t err_bytes) {
+int store_job_get(struct store *s, const char *tenant, int64_t id, struct store_jobs *out, char *err,
+                  size_t err_bytes) {
     store_jobs_deinit(out);
     int status = store__check_tenant(s, tenant);
     if (!status) status = read_job(s, tenant, id, out);
@@ -292,7 +304,8 @@ int store_job_get(struct store *s, const char *tenant, int64_t id, struct store_
 int store_job_list(struct store *s, const char *tenant, int64_t document, enum job_state state, struct store_page page,
                    struct store_jobs *out, char *err, size_t err_bytes) {
 #define JOBS                                                                                                           \
-    "SELECT " JOB_COLUMNS "FROM jobs WHERE tenant = ?1 AND (?2 = 0 OR document = ?2) AND (?3 = '' OR state = ?3) AND id "
+    "SELECT " JOB_COLUMNS                                                                                              \
+    "FROM jobs WHERE tenant = ?1 AND (?2 = 0 OR document = ?2) AND (?3 = '' OR state = ?3) AND id "
     struct db_cursor c;
     int limit = 0;
     store_jobs_deinit(out);
@@ -301,9 +314,10 @@ int store_job_list(struct store *s, const char *tenant, int64_t document, enum j
     if (!status && document) status = store__document(s, tenant, document, NULL);
     const int64_t after = !page.after && page.newest_first ? INT64_MAX : page.after;
     if (!status)
-        status = s->db->query(s, &c, page.newest_first ? JOBS "< ?4 ORDER BY id DESC LIMIT ?5" : JOBS "> ?4 ORDER BY id LIMIT ?5",
-                              VALUES(V_TEXT(tenant), V_INT(document), V_TEXT(state == JOB_STATE_COUNT ? "" : state_names[state]),
-                                     V_INT(after), V_INT(limit)));
+        status = s->db->query(
+            s, &c, page.newest_first ? JOBS "< ?4 ORDER BY id DESC LIMIT ?5" : JOBS "> ?4 ORDER BY id LIMIT ?5",
+            VALUES(V_TEXT(tenant), V_INT(document), V_TEXT(state == JOB_STATE_COUNT ? "" : state_names[state]),
+                   V_INT(after), V_INT(limit)));
     if (!status) status = read_jobs(s, &c, out);
     return store__done(s, status, err, err_bytes);
 }

@@ -1,8 +1,8 @@
 /* store_postgres.c - a store in PostgreSQL, vectors in pgvector's type.
  *
  * Parameters and results travel in binary: bigint as 8 bytes, double precision likewise, a vector as its length in two
- * bytes, two zero bytes, and floats; all big-endian. Statements are prepared once and a result is fetched whole, so lists
- * are paged by the caller. A connection that was lost is made anew when the next call begins, never within one. */
+ * bytes, two zero bytes, and floats; all big-endian. Statements are prepared once and a result is fetched whole, so
+ * lists are paged by the caller. A lost connection is made anew when the next call begins, never within one. */
 #include "rag/store_internal.h"
 
 #include <endian.h>
@@ -21,13 +21,15 @@ struct postgres {
     const char *statements[MAX_STATEMENTS]; /* statement i is prepared under the name "si" */
 };
 
-static struct postgres *postgres_of(struct store *s) { return s->state; }
+static struct postgres *postgres_of(struct store *s) {
+    return s->state;
+}
 
 static int failed(struct store *s, const char *doing, const PGresult *result) {
     const char *code = result ? PQresultErrorField(result, PG_DIAG_SQLSTATE) : NULL;
     const char *text = result ? PQresultErrorMessage(result) : PQerrorMessage(postgres_of(s)->conn);
     int status = STATUS_IO;
-    if (code && !strncmp(code, "23", 2)) status = STATUS_INVALID; /* a constraint */
+    if (code && !strncmp(code, "23", 2)) status = STATUS_INVALID;                          /* a constraint */
     if (code && (!strncmp(code, "40", 2) || !strcmp(code, "55P03"))) status = STATUS_BUSY; /* deadlock, lock timeout */
     if (code && !strncmp(code, "53", 2)) status = STATUS_NO_MEMORY;
     return store__fail(s, status, "PostgreSQL, %s: %.*s", doing, (int)strcspn(text, "\n"), text);
@@ -51,7 +53,7 @@ static void ignore(void *arg, const char *message) {
 static int settings(struct store *s) {
     PQsetNoticeProcessor(postgres_of(s)->conn, ignore, NULL);
     return script(s, "SET client_encoding = 'UTF8'; SET standard_conforming_strings = on; SET lock_timeout = '30s'; "
-                  "SET default_transaction_isolation = 'read committed'");
+                     "SET default_transaction_isolation = 'read committed'");
 }
 
 static int open_database(struct store *s, const char *url, bool create) {
@@ -62,12 +64,15 @@ static int open_database(struct store *s, const char *url, bool create) {
     int status = settings(s);
     if (status || !create) return status;
     /* Making an extension that is there already needs no rights; two who make it at once would collide. */
-    status = script(s, "BEGIN; SELECT pg_advisory_xact_lock(1416520813); CREATE EXTENSION IF NOT EXISTS vector; COMMIT");
+    status =
+        script(s, "BEGIN; SELECT pg_advisory_xact_lock(1416520813); CREATE EXTENSION IF NOT EXISTS vector; COMMIT");
     if (!status) return 0;
     char why[ERR_BYTES];
     snprintf(why, sizeof why, "%s", s->err);
-    return store__fail(s, STATUS_UNSUPPORTED, "expected the extension \"vector\" (pgvector) in the database: %.300s. Install "
-                       "pgvector on the database's machine, and have its administrator run CREATE EXTENSION vector", why);
+    return store__fail(s, STATUS_UNSUPPORTED,
+                       "expected the extension \"vector\" (pgvector) in the database: %.300s. Install "
+                       "pgvector on the database's machine, and have its administrator run CREATE EXTENSION vector",
+                       why);
 }
 
 static void close_database(struct store *s) {
@@ -102,8 +107,9 @@ static int begin(struct store *s, bool alone) {
 /* ---- statements -------------------------------------------------------------------------------------------------- */
 
 static int prepare(struct store *s, const char *sql, const struct db_value *values, size_t n, char name[16]) {
-    static const Oid types[] = {[DB_INT] = OID_INT8, [DB_REAL] = OID_FLOAT8, [DB_TEXT] = OID_TEXT, [DB_BLOB] = OID_BYTEA,
-                                [DB_VECTOR] = 0}; /* the extension's type has no fixed number: it follows from the column */
+    /* 0: pgvector's type has no fixed number; it follows from the column. */
+    static const Oid types[] = {[DB_INT] = OID_INT8, [DB_REAL] = OID_FLOAT8, [DB_TEXT] = OID_TEXT,
+                                [DB_BLOB] = OID_BYTEA, [DB_VECTOR] = 0};
     struct postgres *q = postgres_of(s);
     int i = 0;
     while (i < q->n && q->statements[i] != sql) i++;
@@ -156,8 +162,10 @@ static int query(struct store *s, struct db_cursor *c, const char *sql, const st
         pointers[i] = v->p;
         lengths[i] = (int)v->n;
         if (v->type == DB_INT || v->type == DB_REAL) {
-            if (v->type == DB_INT) numbers[i] = (uint64_t)v->i;
-            else memcpy(&numbers[i], &v->d, sizeof numbers[i]);
+            if (v->type == DB_INT)
+                numbers[i] = (uint64_t)v->i;
+            else
+                memcpy(&numbers[i], &v->d, sizeof numbers[i]);
             numbers[i] = htobe64(numbers[i]);
             pointers[i] = (const char *)&numbers[i];
             lengths[i] = sizeof numbers[i];
@@ -199,14 +207,18 @@ static int64_t changed(struct store *s, struct db_cursor *c) {
 
 /* ---- columns ----------------------------------------------------------------------------------------------------- */
 
-static bool is_null(struct db_cursor *c, int column) { return PQgetisnull(c->rows, c->row, column); }
+static bool is_null(struct db_cursor *c, int column) {
+    return PQgetisnull(c->rows, c->row, column);
+}
 
 static const void *bytes(struct db_cursor *c, int column, size_t *n) {
     *n = (size_t)PQgetlength(c->rows, c->row, column);
     return is_null(c, column) ? NULL : PQgetvalue(c->rows, c->row, column);
 }
 
-static const char *text(struct db_cursor *c, int column, size_t *n) { return bytes(c, column, n); }
+static const char *text(struct db_cursor *c, int column, size_t *n) {
+    return bytes(c, column, n);
+}
 
 static int64_t integer(struct db_cursor *c, int column) {
     uint64_t wide;
@@ -214,9 +226,15 @@ static int64_t integer(struct db_cursor *c, int column) {
     if (is_null(c, column)) return 0;
     const char *p = PQgetvalue(c->rows, c->row, column);
     switch (PQftype(c->rows, column)) {
-    case OID_INT8: memcpy(&wide, p, sizeof wide); return (int64_t)be64toh(wide);
-    case OID_INT4: memcpy(&narrow, p, sizeof narrow); return (int32_t)be32toh(narrow);
-    default: CHECK_EQ(PQftype(c->rows, column), OID_INT8); return 0;
+    case OID_INT8:
+        memcpy(&wide, p, sizeof wide);
+        return (int64_t)be64toh(wide);
+    case OID_INT4:
+        memcpy(&narrow, p, sizeof narrow);
+        return (int32_t)be32toh(narrow);
+    default:
+        CHECK_EQ(PQftype(c->rows, column), OID_INT8);
+        return 0;
     }
 }
 

@@ -29,7 +29,8 @@ int store_signature_put(struct store *s, const char *tenant, int64_t document, c
     const struct db_value at[] = {V_TEXT(tenant), V_INT(document)};
     if (!status) status = store__exec(s, NULL, "DELETE FROM bands WHERE tenant = ?1 AND document = ?2", at, 2);
     if (!status)
-        status = store__exec(s, NULL, "INSERT INTO signatures (document, tenant, signature) VALUES (?1, ?2, ?3) "
+        status = store__exec(s, NULL,
+                             "INSERT INTO signatures (document, tenant, signature) VALUES (?1, ?2, ?3) "
                              "ON CONFLICT (document) DO UPDATE SET signature = excluded.signature",
                              VALUES(V_INT(document), V_TEXT(tenant), V_BLOB(signature, (size_t)n * sizeof *signature)));
     for (int band = 0; band < n / BAND && !status; band++)
@@ -54,7 +55,8 @@ static int candidates(struct store *s, const char *tenant, const uint32_t *signa
     struct db_cursor c;
     int status = 0, k = 0;
     for (int band = 0; band < n / BAND && !status; band++) {
-        status = s->db->query(s, &c, "SELECT document FROM bands WHERE tenant = ?1 AND band = ?2 AND key = ?3 "
+        status = s->db->query(s, &c,
+                              "SELECT document FROM bands WHERE tenant = ?1 AND band = ?2 AND key = ?3 "
                               "ORDER BY document LIMIT 1000",
                               VALUES(V_TEXT(tenant), V_INT(band), V_INT(band_key(signature, band))));
         while (!status && (status = s->db->step(s, &c)) == 1) {

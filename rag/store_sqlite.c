@@ -28,17 +28,29 @@ struct sqlite {
     } statements[MAX_STATEMENTS];
 };
 
-static struct sqlite *sqlite_of(struct store *s) { return s->state; }
+static struct sqlite *sqlite_of(struct store *s) {
+    return s->state;
+}
 
 static int failed(struct store *s, const char *doing) {
     struct sqlite *q = sqlite_of(s);
     int code = sqlite3_extended_errcode(q->db), status = STATUS_IO;
     switch (code & 0xff) {
-    case SQLITE_NOMEM: status = STATUS_NO_MEMORY; break;
-    case SQLITE_BUSY: case SQLITE_LOCKED: status = STATUS_BUSY; break;
-    case SQLITE_CONSTRAINT: status = STATUS_INVALID; break;
-    case SQLITE_TOOBIG: status = STATUS_TOO_LARGE; break;
-    default: break;
+    case SQLITE_NOMEM:
+        status = STATUS_NO_MEMORY;
+        break;
+    case SQLITE_BUSY:
+    case SQLITE_LOCKED:
+        status = STATUS_BUSY;
+        break;
+    case SQLITE_CONSTRAINT:
+        status = STATUS_INVALID;
+        break;
+    case SQLITE_TOOBIG:
+        status = STATUS_TOO_LARGE;
+        break;
+    default:
+        break;
     }
     return store__fail(s, status, "SQLite, %s: %s", doing, sqlite3_errmsg(q->db));
 }
@@ -71,7 +83,8 @@ static int open_file(struct store *s, const char *url, bool create) {
     const bool memory = !strcmp(url, ":memory:");
     int64_t id = 0, n_tables = 0;
     int status = 0;
-    if (!memory && create) status = make_file(s, url);
+    if (!memory && create)
+        status = make_file(s, url);
     else if (!memory && access(url, F_OK))
         status = store__fail(s, STATUS_NOT_FOUND, "%s: expected a store, found no such file", url);
     if (status) return status;
@@ -85,9 +98,9 @@ static int open_file(struct store *s, const char *url, bool create) {
         return store__fail(s, STATUS_INVALID, "%s: expected a store of Tandem, found another program's database", url);
     char mark[64];
     snprintf(mark, sizeof mark, "PRAGMA application_id=%d", (int)APPLICATION_ID);
-    const char *const settings[] = {"PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL", "PRAGMA foreign_keys=ON",
-                                    "PRAGMA trusted_schema=OFF", "PRAGMA mmap_size=1073741824",
-                                    "PRAGMA cache_size=-32768"};
+    const char *const settings[] = {"PRAGMA journal_mode=WAL",     "PRAGMA synchronous=NORMAL",
+                                    "PRAGMA foreign_keys=ON",      "PRAGMA trusted_schema=OFF",
+                                    "PRAGMA mmap_size=1073741824", "PRAGMA cache_size=-32768"};
     for (size_t i = 0; !status && i < sizeof settings / sizeof *settings; i++) status = pragma(s, settings[i], NULL);
     if (!status && id != APPLICATION_ID) status = pragma(s, mark, NULL);
     return status;
@@ -115,7 +128,8 @@ static int prepared(struct store *s, const char *sql, sqlite3_stmt **out) {
             return 0;
         }
     CHECK_LT(q->n, MAX_STATEMENTS);
-    if (sqlite3_prepare_v3(q->db, sql, -1, SQLITE_PREPARE_PERSISTENT, out, NULL)) return failed(s, "preparing a statement");
+    if (sqlite3_prepare_v3(q->db, sql, -1, SQLITE_PREPARE_PERSISTENT, out, NULL))
+        return failed(s, "preparing a statement");
     q->statements[q->n].sql = sql;
     q->statements[q->n++].stmt = *out;
     return 0;
@@ -140,11 +154,21 @@ static int query(struct store *s, struct db_cursor *c, const char *sql, const st
         const struct db_value *v = &values[i];
         const int at = (int)i + 1;
         switch (v->type) {
-        case DB_INT: code = sqlite3_bind_int64(stmt, at, v->i); break;
-        case DB_REAL: code = sqlite3_bind_double(stmt, at, v->d); break;
-        case DB_TEXT: code = sqlite3_bind_text64(stmt, at, v->p, v->n, SQLITE_STATIC, SQLITE_UTF8); break;
-        case DB_BLOB: code = sqlite3_bind_blob64(stmt, at, v->p, v->n, SQLITE_STATIC); break;
-        case DB_VECTOR: code = bind_vector(s, stmt, at, v); break;
+        case DB_INT:
+            code = sqlite3_bind_int64(stmt, at, v->i);
+            break;
+        case DB_REAL:
+            code = sqlite3_bind_double(stmt, at, v->d);
+            break;
+        case DB_TEXT:
+            code = sqlite3_bind_text64(stmt, at, v->p, v->n, SQLITE_STATIC, SQLITE_UTF8);
+            break;
+        case DB_BLOB:
+            code = sqlite3_bind_blob64(stmt, at, v->p, v->n, SQLITE_STATIC);
+            break;
+        case DB_VECTOR:
+            code = bind_vector(s, stmt, at, v);
+            break;
         }
     }
     if (code) {
@@ -177,9 +201,15 @@ static int64_t changed(struct store *s, struct db_cursor *c) {
     return sqlite3_changes(sqlite_of(s)->db);
 }
 
-static bool is_null(struct db_cursor *c, int column) { return sqlite3_column_type(c->rows, column) == SQLITE_NULL; }
-static int64_t integer(struct db_cursor *c, int column) { return sqlite3_column_int64(c->rows, column); }
-static double real(struct db_cursor *c, int column) { return sqlite3_column_double(c->rows, column); }
+static bool is_null(struct db_cursor *c, int column) {
+    return sqlite3_column_type(c->rows, column) == SQLITE_NULL;
+}
+static int64_t integer(struct db_cursor *c, int column) {
+    return sqlite3_column_int64(c->rows, column);
+}
+static double real(struct db_cursor *c, int column) {
+    return sqlite3_column_double(c->rows, column);
+}
 
 static const char *text(struct db_cursor *c, int column, size_t *n) {
     const char *p = (const char *)sqlite3_column_text(c->rows, column);

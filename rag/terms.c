@@ -1,4 +1,4 @@
-/* terms.c - FTS5's tokenizer, called without a table: fts5_api hands it out (https://sqlite.org/fts5.html, section 7). */
+/* terms.c - FTS5's tokenizer, called without a table: fts5_api hands it out (https://sqlite.org/fts5.html). */
 #include "rag/terms.h"
 
 #include "engine/tokenizer_utf8.h"
@@ -22,12 +22,15 @@ struct analyser {
 };
 
 /* Lucene's English stop words, and what questions are made of. */
-static const char stop_words[] =
-    "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this to "
-    "was will with what which who whom whose how when where why do does did can could should would has have had were been "
-    "from its i me my we our you your he she his her them about tell please";
+static const char stop_words[] = "a an and are as at be but by for if in into is it no not of on or such that the "
+                                 "their then there these they this to "
+                                 "was will with what which who whom whose how when where why do does did can could "
+                                 "should would has have had were been "
+                                 "from its i me my we our you your he she his her them about tell please";
 
-static int by_text(const void *a, const void *b) { return strcmp(a, b); }
+static int by_text(const void *a, const void *b) {
+    return strcmp(a, b);
+}
 
 static bool is_stop(const struct analyser *a, const char *term, size_t n) {
     char word[STOP_BYTES] = {0};
@@ -77,8 +80,10 @@ static int on_token(void *arg, int flags, const char *term, int n, int start, in
     struct analyser *a = arg;
     bool wide = false;
     for (int i = 0; i < n && !wide; i++) wide = (unsigned char)term[i] >= 0xE1; /* U+1000 and above */
-    if (wide) emit_cjk(a, term, (size_t)n);
-    else emit(a, term, (size_t)n);
+    if (wide)
+        emit_cjk(a, term, (size_t)n);
+    else
+        emit(a, term, (size_t)n);
     return SQLITE_OK;
 }
 
@@ -121,8 +126,10 @@ int analyser_open(struct analyser **out, char *err, size_t err_bytes) {
         a->methods.xCreate(context, words, 1, &a->tokenizer)) {
         analyser_close(a);
         *out = NULL;
-        return fail(err, err_bytes, STATUS_UNSUPPORTED, "expected an SQLite with FTS5 and its tokenizer \"porter unicode61\", "
-                    "found SQLite %s without", sqlite3_libversion());
+        return fail(err, err_bytes, STATUS_UNSUPPORTED,
+                    "expected an SQLite with FTS5 and its tokenizer \"porter unicode61\", "
+                    "found SQLite %s without",
+                    sqlite3_libversion());
     }
     analyse(a, stop_words, sizeof stop_words - 1, add_stop, a);
     qsort(a->stop, (size_t)a->n_stop, sizeof a->stop[0], by_text);

@@ -1,9 +1,9 @@
 /* terms.h - text to the terms that BM25 counts, for documents and questions alike.
  *
  * The tokenizer is SQLite's own of FTS5, `porter unicode61`: letters and digits of any script, folded to lower case and
- * stripped of accents, English suffixes cut by Porter's algorithm. What FTS5 lacks: runs of Chinese, Japanese and Korean
- * characters, which it takes for one word, become overlapping pairs (a single character stays itself), as in Lucene's
- * CJKAnalyzer; a term is cut at TERM_MAX_BYTES. */
+ * stripped of accents, English suffixes cut by Porter's algorithm. What FTS5 lacks: runs of Chinese, Japanese and
+ * Korean characters, which it takes for one word, become overlapping pairs (a single character stays itself), as in
+ * Lucene's CJKAnalyzer; a term is cut at TERM_MAX_BYTES. */
 #pragma once
 
 #include <stdbool.h>

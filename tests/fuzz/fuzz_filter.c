@@ -1,11 +1,12 @@
 /* Filters and attributes from any bytes: the text up to the first zero byte is a filter, what follows are attributes.
  *
- * Besides not crashing: what attributes_check accepts, it accepts again in its compact form, unchanged; a filter that is
- * parsed gives the same verdict twice, and within `and` and `or` by itself. */
+ * Besides not crashing: what attributes_check accepts, it accepts again in its compact form, unchanged; a filter that
+ * is parsed gives the same verdict twice, and within `and` and `or` by itself. */
 #include "kernels/status.h"
 #include "rag/filter.h"
 
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,5 +1,5 @@
-/* test_dense.c - rag/dense.h on the GPU against the same on the CPU: scores of every row, rows fetched back, rows dropped;
- * sizes around the segments' ends. With --time: a million rows of 768, beside what the device reads. */
+/* test_dense.c - rag/dense.h on the GPU against the same on the CPU: scores of every row, rows fetched back, rows
+ * dropped; sizes around the segments' ends. With --time: a million rows of 768, beside what the device reads. */
 #include "gpu_test.h"
 #include "gpu_time.h"
 #include "rag/dense.h"
@@ -128,8 +128,8 @@ static void time_million(void) {
         if (i >= 0) ms[i] = (double)(b.tv_sec - a.tv_sec) * 1e3 + (double)(b.tv_nsec - a.tv_nsec) * 1e-6;
     }
     qsort(ms, RUNS, sizeof *ms, gpu_time_order);
-    printf("a million rows of %d: %.2f ms (best %.2f), of which reading the rows takes %.2f\n", DIM, ms[RUNS / 2], ms[0],
-           (double)ROWS * DIM * 2 / bandwidth * 1e-3);
+    printf("a million rows of %d: %.2f ms (best %.2f), of which reading the rows takes %.2f\n", DIM, ms[RUNS / 2],
+           ms[0], (double)ROWS * DIM * 2 / bandwidth * 1e-3);
     free(rows);
     free(scores);
     dense_close(d);

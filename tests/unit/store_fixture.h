@@ -22,7 +22,9 @@ struct fixture {
 };
 
 static int64_t fixture_now = 1000;
-static inline int64_t fixture_clock(void) { return fixture_now; }
+static inline int64_t fixture_clock(void) {
+    return fixture_now;
+}
 
 #define OK(call)                                                                                                       \
     do {                                                                                                               \
@@ -34,13 +36,15 @@ static inline int64_t fixture_clock(void) { return fixture_now; }
     do {                                                                                                               \
         char err[ERR_BYTES] = "";                                                                                      \
         int was_code = (call);                                                                                         \
-        cr_assert_eq(was_code, code, "%s: expected %s, found %s: %s", #call, status_text(code),                         \
-                     status_text(was_code), err);                                                                      \
+        cr_assert_eq(was_code, code, "%s: expected %s, found %s: %s", #call, status_text(code), status_text(was_code), \
+                     err);                                                                                             \
         cr_assert(*err, "%s: no sentence", #call);                                                                     \
     } while (0)
 #define ERR err, sizeof err
 
-static inline bool on_postgres(void) { return getenv("TANDEM_TEST_POSTGRES") != NULL; }
+static inline bool on_postgres(void) {
+    return getenv("TANDEM_TEST_POSTGRES") != NULL;
+}
 
 #if defined(TANDEM_POSTGRES)
 static inline void postgres_script(const char *sql) {
@@ -90,8 +94,8 @@ static inline void fixture_deinit(struct fixture *f) {
 
 static inline struct store *fixture_open(const struct fixture *f) {
     struct store *s = NULL;
-    const struct store_options options = {.url = f->url, .create = true, .dim = DIM, .dtype = DTYPE_F16,
-                                          .embedder = "test", .now = fixture_clock};
+    const struct store_options options = {
+        .url = f->url, .create = true, .dim = DIM, .dtype = DTYPE_F16, .embedder = "test", .now = fixture_clock};
     OK(store_open(&s, &options, ERR));
     return s;
 }
@@ -108,12 +112,16 @@ static inline int publish_chunks(struct store *s, const char *tenant, int64_t id
                                  size_t err_bytes) {
     struct store_chunk *chunks = calloc((size_t)n + 1, sizeof *chunks);
     float *vectors = calloc((size_t)n * DIM + 1, sizeof *vectors);
-    char (*texts)[128] = calloc((size_t)n + 1, sizeof *texts);
+    char(*texts)[128] = calloc((size_t)n + 1, sizeof *texts);
     for (int i = 0; i < n; i++) {
         snprintf(texts[i], sizeof texts[i], "%s chunk %d", name, i);
         for (int j = 0; j < DIM; j++) vectors[i * DIM + j] = (float)(i % 100) + (float)j / 8;
-        chunks[i] = (struct store_chunk){.text = texts[i], .context = i % 2 ? "Heading" : NULL, .start = i * 10,
-                                         .end = i * 10 + 9, .page_first = 1, .page_last = 2,
+        chunks[i] = (struct store_chunk){.text = texts[i],
+                                         .context = i % 2 ? "Heading" : NULL,
+                                         .start = i * 10,
+                                         .end = i * 10 + 9,
+                                         .page_first = 1,
+                                         .page_last = 2,
                                          .vector = i % 5 == 4 ? NULL : vectors + i * DIM};
     }
     int status = store_document_publish(s, tenant, id, chunks, (size_t)n, 2, err, err_bytes);

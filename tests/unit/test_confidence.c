@@ -17,9 +17,12 @@ static double law(const struct confidence_features *f) {
 
 static void draw(struct confidence_sample *samples, int n) {
     for (int i = 0; i < n; i++) {
-        samples[i].features = (struct confidence_features){.dense_top = 0.5 + 0.3 * uniform(), .dense_margin = uniform(),
-                                                           .lexical_top = uniform(), .coverage = uniform(),
-                                                           .agreement = uniform(), .same_top = uniform() < 0.5};
+        samples[i].features = (struct confidence_features){.dense_top = 0.5 + 0.3 * uniform(),
+                                                           .dense_margin = uniform(),
+                                                           .lexical_top = uniform(),
+                                                           .coverage = uniform(),
+                                                           .agreement = uniform(),
+                                                           .same_top = uniform() < 0.5};
         samples[i].right = uniform() < law(&samples[i].features);
     }
 }
@@ -129,7 +132,8 @@ Test(confidence, is_kept_with_its_collection) {
     cr_assert(found && loaded.n == N && loaded.n_positive == c.n_positive);
     cr_assert_float_eq(loaded.ece, c.ece, 1e-12);
     for (int i = 0; i < N; i++)
-        cr_assert_float_eq(confidence_of(&loaded, &samples[i].features), confidence_of(&c, &samples[i].features), 1e-12);
+        cr_assert_float_eq(confidence_of(&loaded, &samples[i].features), confidence_of(&c, &samples[i].features),
+                           1e-12);
     OK(confidence_load(&loaded, &found, s, "bob", 0, ERR));
     cr_assert_not(found);
     OK(store_setting_set(s, "alice", collection, "confidence", "{\"bias\":1}", ERR));

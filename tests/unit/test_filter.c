@@ -78,12 +78,16 @@ Test(filter, groups) {
         snprintf(attributes, sizeof attributes, "{\"a\":%d,\"b\":%d,\"c\":%d}", a, b, c);
         cr_assert_eq(passes("{\"type\":\"and\",\"filters\":[" A "," B "," C "]}", attributes), a && b && c);
         cr_assert_eq(passes("{\"type\":\"or\",\"filters\":[" A "," B "," C "]}", attributes), a || b || c);
-        cr_assert_eq(passes("{\"type\":\"or\",\"filters\":[{\"type\":\"and\",\"filters\":[" A "," B "]}," C "]}", attributes),
-                     (a && b) || c);
-        cr_assert_eq(passes("{\"type\":\"and\",\"filters\":[{\"type\":\"or\",\"filters\":[" A "," B "]}," C "]}", attributes),
-                     (a || b) && c);
-        cr_assert_eq(passes("{\"type\":\"and\",\"filters\":[" C ",{\"type\":\"or\",\"filters\":[{\"type\":\"and\",\"filters\":["
-                            A "]}," B "]}]}", attributes), c && (a || b));
+        cr_assert_eq(
+            passes("{\"type\":\"or\",\"filters\":[{\"type\":\"and\",\"filters\":[" A "," B "]}," C "]}", attributes),
+            (a && b) || c);
+        cr_assert_eq(
+            passes("{\"type\":\"and\",\"filters\":[{\"type\":\"or\",\"filters\":[" A "," B "]}," C "]}", attributes),
+            (a || b) && c);
+        cr_assert_eq(passes("{\"type\":\"and\",\"filters\":[" C
+                            ",{\"type\":\"or\",\"filters\":[{\"type\":\"and\",\"filters\":[" A "]}," B "]}]}",
+                            attributes),
+                     c && (a || b));
     }
 }
 

@@ -1,5 +1,5 @@
-/* test_lexical.c - terms and BM25: the tokenizer by examples, scores against SQLite's own FTS5 and against the formula in
- * double precision, and that deleted rows leave no trace. */
+/* test_lexical.c - terms and BM25: the tokenizer by examples, scores against SQLite's own FTS5 and against the formula
+ * in double precision, and that deleted rows leave no trace. */
 #include "rag/lexical.h"
 #include "kernels/status.h"
 
@@ -15,7 +15,9 @@ static void set_up(void) {
     char err[ERR_BYTES];
     cr_assert_eq(analyser_open(&a, err, sizeof err), 0, "%s", err);
 }
-static void tear_down(void) { analyser_close(a); }
+static void tear_down(void) {
+    analyser_close(a);
+}
 TestSuite(lexical, .init = set_up, .fini = tear_down);
 
 static void join(void *arg, const char *term, size_t n, bool stop) {
@@ -33,11 +35,14 @@ Test(lexical, terms) {
     expect_terms("", "");
     expect_terms("The Running of 3 DOGS, e.g. B-cells!", "the! run of! 3 dog e g b cell");
     expect_terms("\xC3\x84rzte und Caf\xC3\xA9s", "arzt und cafe");
-    expect_terms("\xD0\x9C\xD0\xBE\xD1\x81\xD0\xBA\xD0\xB2\xD0\xB0", "\xD0\xBC\xD0\xBE\xD1\x81\xD0\xBA\xD0\xB2\xD0\xB0");
+    expect_terms("\xD0\x9C\xD0\xBE\xD1\x81\xD0\xBA\xD0\xB2\xD0\xB0",
+                 "\xD0\xBC\xD0\xBE\xD1\x81\xD0\xBA\xD0\xB2\xD0\xB0");
     /* Beijing university; Han between Latin letters; one character by itself */
     expect_terms("\xE5\x8C\x97\xE4\xBA\xAC\xE5\xA4\xA7\xE5\xAD\xA6",
                  "\xE5\x8C\x97\xE4\xBA\xAC \xE4\xBA\xAC\xE5\xA4\xA7 \xE5\xA4\xA7\xE5\xAD\xA6");
-    expect_terms("abc\xE5\x8C\x97\xE4\xBA\xAC" "def \xE5\xA4\xA7", "abc \xE5\x8C\x97\xE4\xBA\xAC def \xE5\xA4\xA7");
+    expect_terms("abc\xE5\x8C\x97\xE4\xBA\xAC"
+                 "def \xE5\xA4\xA7",
+                 "abc \xE5\x8C\x97\xE4\xBA\xAC def \xE5\xA4\xA7");
     expect_terms("what does it mean", "what! doe! it! mean");
     char big[400], out[4096] = "";
     memset(big, 'x', sizeof big - 1);
@@ -82,7 +87,8 @@ Test(lexical, agrees_with_fts5) {
     struct lexical *l = lexical_open();
     make_texts();
     cr_assert_eq(sqlite3_open(":memory:", &db), SQLITE_OK);
-    cr_assert_eq(sqlite3_exec(db, "CREATE VIRTUAL TABLE f USING fts5(t, tokenize='porter unicode61')", 0, 0, 0), SQLITE_OK);
+    cr_assert_eq(sqlite3_exec(db, "CREATE VIRTUAL TABLE f USING fts5(t, tokenize='porter unicode61')", 0, 0, 0),
+                 SQLITE_OK);
     sqlite3_prepare_v2(db, "INSERT INTO f (rowid, t) VALUES (?1, ?2)", -1, &stmt, NULL);
     for (int i = 0; i < ROWS; i++) {
         sqlite3_bind_int(stmt, 1, i + 1);
@@ -104,13 +110,15 @@ Test(lexical, agrees_with_fts5) {
         lexical_prepare(&q, l, a, word, live, true);
         cr_assert_eq(q.n, 1);
         lexical_score(scores, &q, l);
-        const double df = q.terms[0].df, theirs = fmax(log((ROWS - df + 0.5) / (df + 0.5)), 1e-6), ours = q.terms[0].idf;
+        const double df = q.terms[0].df, theirs = fmax(log((ROWS - df + 0.5) / (df + 0.5)), 1e-6),
+                     ours = q.terms[0].idf;
         sqlite3_bind_text(stmt, 1, word, -1, SQLITE_STATIC);
         int n = 0;
         while (sqlite3_step(stmt) == SQLITE_ROW) {
             const double expected = -sqlite3_column_double(stmt, 1) / theirs * ours;
             const float found = scores[sqlite3_column_int(stmt, 0) - 1];
-            cr_assert_float_eq(found, expected, 1e-4 * expected, "%s: expected %g, found %g", word, expected, (double)found);
+            cr_assert_float_eq(found, expected, 1e-4 * expected, "%s: expected %g, found %g", word, expected,
+                               (double)found);
             n++;
         }
         sqlite3_reset(stmt);
@@ -146,8 +154,10 @@ static double reference(const char *text, const char *question, const uint64_t *
             strcat(row, i < 0 ? text : texts[i]);
             int n = 0;
             for (const char *p = row; (p = strstr(p, padded)); p++) n++;
-            if (i >= 0) df += n > 0;
-            else tf = n;
+            if (i >= 0)
+                df += n > 0;
+            else
+                tf = n;
             if (i < 0)
                 for (const char *p = text; (p = strchr(p, ' ')); p++) length++;
         }
@@ -173,7 +183,8 @@ Test(lexical, deleted_rows_leave_no_trace) {
         lexical_score(scores, &q, l);
         for (int i = 0; i < ROWS; i += 7) {
             const double expected = reference(texts[i], question, live);
-            cr_assert_float_eq(scores[i], expected, 1e-5 + 1e-5 * expected, "row %d: %g, %g", i, expected, (double)scores[i]);
+            cr_assert_float_eq(scores[i], expected, 1e-5 + 1e-5 * expected, "row %d: %g, %g", i, expected,
+                               (double)scores[i]);
         }
     }
     for (int i = 0; i < ROWS; i++) coverage[i] = lexical_coverage(&q, l, (uint32_t)i);

@@ -34,7 +34,9 @@ static double uniform(void) {
     state = state * 6364136223846793005u + 1442695040888963407u;
     return (double)(state >> 11) * 0x1p-53;
 }
-static int below(int n) { return (int)(uniform() * n); }
+static int below(int n) {
+    return (int)(uniform() * n);
+}
 
 static void unit_vector(float *v) {
     double sum = 0;
@@ -52,7 +54,8 @@ static int64_t put(const char *name, const char *attributes, const char *const *
     const struct store_document d = {.name = name, .hash = name, .attributes = attributes};
     OK(store_document_add(s, "alice", &d, collection, &id, NULL, ERR));
     for (int i = 0; i < n; i++)
-        chunks[i] = (struct store_chunk){.text = texts ? texts[i] : "text", .vector = vectors ? vectors + i * DIM : NULL};
+        chunks[i] =
+            (struct store_chunk){.text = texts ? texts[i] : "text", .vector = vectors ? vectors + i * DIM : NULL};
     OK(store_document_publish(s, "alice", id, chunks, (size_t)n, 0, ERR));
     return id;
 }
@@ -96,7 +99,8 @@ static void expect_exact(const struct model *m) {
     cr_assert_eq(result.n, n);
     cr_assert_eq(result.n_searched, n_all);
     for (int i = 0; i < n; i++) {
-        cr_assert_float_eq(result.hits[i].dense, best[i], 1e-5, "%d: %g, %g", i, (double)best[i], (double)result.hits[i].dense);
+        cr_assert_float_eq(result.hits[i].dense, best[i], 1e-5, "%d: %g, %g", i, (double)best[i],
+                           (double)result.hits[i].dense);
         cr_assert_eq(result.hits[i].dense_rank, i + 1);
         OK(store_chunk_get(s, "alice", &result.hits[i].chunk, 1, &chunks, ERR));
         cr_assert_eq(chunks.data->document, result.hits[i].document, "the index and the store disagree");
@@ -178,7 +182,8 @@ Test(search, pgvector_and_sqlite_rank_alike) {
         r.vector = question;
         OK(search_run(search, s, "alice", collection, &r, &result, ERR));
         cr_assert_eq(s->db->query(s, &c, "SELECT id FROM chunks ORDER BY vector <#> ?1 LIMIT 10",
-                                  VALUES(V_VECTOR(question, DIM))), 0, "%s", s->err);
+                                  VALUES(V_VECTOR(question, DIM))),
+                     0, "%s", s->err);
         for (int i = 0; i < 10; i++) {
             cr_assert_eq(s->db->step(s, &c), 1);
             cr_assert_eq(s->db->integer(&c, 0), result.hits[i].chunk);
@@ -275,7 +280,8 @@ Test(search, fusion_by_hand) {
     OK(search_run(search, s, "alice", collection, &r, &result, ERR));
     cr_assert_eq(result.n, 4);
     const float min_max[] = {0.75f, 0.75f * 0.5f + 0.25f, 0.75f * 0.25f, 0};
-    for (int i = 0; i < 4; i++) cr_assert_float_eq(result.hits[i].score, min_max[i], 1e-6, "%d: %g", i, (double)result.hits[i].score);
+    for (int i = 0; i < 4; i++)
+        cr_assert_float_eq(result.hits[i].score, min_max[i], 1e-6, "%d: %g", i, (double)result.hits[i].score);
     cr_assert(result.hits[1].lexical_rank == 1 && result.hits[1].dense_rank == 2 && result.hits[0].lexical_rank == 0);
     r.fusion = FUSION_RRF;
     OK(search_run(search, s, "alice", collection, &r, &result, ERR));
@@ -434,9 +440,9 @@ Test(search, memory_is_bounded) {
 static void expect_around(int64_t chunk, enum surroundings kind, size_t bytes, int first, int last) {
     struct store_chunks chunks = {0};
     OK(search_around(s, "alice", chunk, kind, bytes, &chunks, ERR));
-    cr_assert(chunks.data[0].ordinal == first && chunks.data[chunks.n - 1].ordinal == last, "%d..%d, found %d..%d", first, last,
-              (int)chunks.data[0].ordinal, (int)chunks.data[chunks.n - 1].ordinal);
-    cr_assert_eq(chunks.n, last - first + 1);
+    cr_assert(chunks.data[0].ordinal == first && chunks.data[chunks.n - 1].ordinal == last, "%d..%d, found %d..%d",
+              first, last, (int)chunks.data[0].ordinal, (int)chunks.data[chunks.n - 1].ordinal);
+    cr_assert_eq((int)chunks.n, last - first + 1);
     store_chunks_deinit(&chunks);
 }
 

@@ -1,5 +1,5 @@
-/* test_search_scifact.c - BM25 through the store and the search, against SciFact's judgements. Vectors and fusion need an
- * embedder: benchmarks/bench_retrieval measures them from a file of vectors. */
+/* test_search_scifact.c - BM25 through the store and the search, against SciFact's judgements. Vectors and fusion need
+ * an embedder: benchmarks/bench_retrieval measures them from a file of vectors. */
 #include "rag/beir.h"
 #include "rag/search.h"
 #include "tests/unit/store_fixture.h"

@@ -45,8 +45,12 @@ Test(store, a_document_comes_back_as_it_was_given) {
     int64_t id = 0;
     bool existed = true;
     struct store_documents list = {0};
-    const struct store_document d = {.name = "Bericht \xC3\xBC" "ber 'x'.pdf", .hash = "ab12", .bytes = 123456789012,
-                                     .pages = 3, .attributes = "{ \"year\": 2024, \"kind\": \"report\", \"ok\": true }"};
+    const struct store_document d = {.name = "Bericht \xC3\xBC"
+                                             "ber 'x'.pdf",
+                                     .hash = "ab12",
+                                     .bytes = 123456789012,
+                                     .pages = 3,
+                                     .attributes = "{ \"year\": 2024, \"kind\": \"report\", \"ok\": true }"};
     OK(store_document_add(s, "alice", &d, 0, &id, &existed, ERR));
     cr_assert(!existed && id > 0);
     OK(store_document_get(s, "alice", id, &list, ERR));
@@ -120,7 +124,8 @@ Test(store, publishing_again_replaces_the_chunks) {
 }
 
 Test(store, what_ended_is_not_published) {
-    int64_t a = add_document(s, "alice", "a", 0), b = add_document(s, "alice", "b", 0), c = add_ready(s, "alice", "c", 0, 1);
+    int64_t a = add_document(s, "alice", "a", 0), b = add_document(s, "alice", "b", 0),
+            c = add_ready(s, "alice", "c", 0, 1);
     OK(store_document_end(s, "alice", a, DOCUMENT_CANCELLED, NULL, ERR));
     FAILS(STATUS_CANCELLED, publish_chunks(s, "alice", a, "a", 2, ERR));
     OK(store_document_end(s, "alice", b, DOCUMENT_FAILED, "no text", ERR));
@@ -133,7 +138,8 @@ Test(store, what_ended_is_not_published) {
 Test(store, a_refused_chunk_leaves_the_document_pending) {
     int64_t id = add_document(s, "alice", "a", 0);
     float vector[DIM] = {0}, bad[DIM] = {0, 1, NAN};
-    struct store_chunk chunks[3] = {{.text = "one", .vector = vector}, {.text = "two", .vector = bad}, {.text = "three"}};
+    struct store_chunk chunks[3] = {
+        {.text = "one", .vector = vector}, {.text = "two", .vector = bad}, {.text = "three"}};
     FAILS(STATUS_INVALID, store_document_publish(s, "alice", id, chunks, 3, 0, ERR));
     chunks[1] = (struct store_chunk){.text = "\xff\xfe"};
     FAILS(STATUS_INVALID, store_document_publish(s, "alice", id, chunks, 3, 0, ERR));
@@ -161,14 +167,16 @@ Test(store, lists_are_paged_both_ways) {
     cr_assert(list.n == 4 && list.data[0].id == ids[0] && list.data[3].id == ids[3]);
     OK(store_document_list(s, "alice", 0, DOCUMENT_STATUS_COUNT, (struct store_page){.after = ids[7]}, &list, ERR));
     cr_assert(list.n == 2 && list.data[0].id == ids[8]);
-    OK(store_document_list(s, "alice", collection, DOCUMENT_STATUS_COUNT, (struct store_page){.newest_first = true, .limit = 2},
-                           &list, ERR));
+    OK(store_document_list(s, "alice", collection, DOCUMENT_STATUS_COUNT,
+                           (struct store_page){.newest_first = true, .limit = 2}, &list, ERR));
     cr_assert(list.n == 2 && list.data[0].id == ids[9] && list.data[1].id == ids[7]);
     OK(store_document_list(s, "alice", collection, DOCUMENT_PENDING,
                            (struct store_page){.newest_first = true, .after = ids[5]}, &list, ERR));
     cr_assert(list.n == 2 && list.data[0].id == ids[3] && list.data[1].id == ids[1]);
-    FAILS(STATUS_INVALID, store_document_list(s, "alice", 0, DOCUMENT_STATUS_COUNT, (struct store_page){.limit = -1}, &list, ERR));
-    FAILS(STATUS_INVALID, store_document_list(s, "alice", 0, DOCUMENT_STATUS_COUNT, (struct store_page){.limit = 10001}, &list, ERR));
+    FAILS(STATUS_INVALID,
+          store_document_list(s, "alice", 0, DOCUMENT_STATUS_COUNT, (struct store_page){.limit = -1}, &list, ERR));
+    FAILS(STATUS_INVALID,
+          store_document_list(s, "alice", 0, DOCUMENT_STATUS_COUNT, (struct store_page){.limit = 10001}, &list, ERR));
     store_documents_deinit(&list);
 }
 
@@ -239,7 +247,8 @@ Test(store, a_document_belongs_to_several_collections) {
 
 static void expect_changes(int64_t collection, int64_t *after, const char *kinds) {
     struct store_change_list list = {0};
-    static const char letters[] = {[CHANGE_PUT] = 'p', [CHANGE_ATTRIBUTES] = 'a', [CHANGE_REMOVE] = 'r', [CHANGE_DROP] = 'd'};
+    static const char letters[] = {
+        [CHANGE_PUT] = 'p', [CHANGE_ATTRIBUTES] = 'a', [CHANGE_REMOVE] = 'r', [CHANGE_DROP] = 'd'};
     char found[32] = "";
     OK(store_changes(s, "alice", collection, *after, 31, &list, ERR));
     for (size_t i = 0; i < list.n; i++) {
@@ -276,7 +285,8 @@ Test(store, a_log_that_was_trimmed_says_so) {
     struct store_change_list list = {0};
     add_ready(s, "alice", "d", a, 1);
     expect_changes(a, &at, "p");
-    OK(store__exec(s, NULL, "UPDATE counters SET value = 200703", NULL, 0)); /* the next one trims: 200704 = 196 * 1024 */
+    OK(store__exec(s, NULL, "UPDATE counters SET value = 200703", NULL,
+                   0)); /* the next one trims: 200704 = 196 * 1024 */
     add_ready(s, "alice", "e", a, 1);
     FAILS(STATUS_TOO_LARGE, store_changes(s, "alice", a, at, 10, &list, ERR));
     at = 200703;
@@ -308,7 +318,8 @@ static int64_t claim(const char *worker) {
 static void expect_job(const char *tenant, int64_t id, enum job_state state, int attempts, const char *error) {
     struct store_jobs jobs = {0};
     OK(store_job_get(s, tenant, id, &jobs, ERR));
-    cr_assert_eq(jobs.data->state, state, "expected %s, found %s", job_state_name(state), job_state_name(jobs.data->state));
+    cr_assert_eq(jobs.data->state, state, "expected %s, found %s", job_state_name(state),
+                 job_state_name(jobs.data->state));
     cr_assert_eq(jobs.data->attempts, attempts);
     cr_assert_str_eq(jobs.data->error, error);
     store_jobs_deinit(&jobs);
@@ -515,8 +526,8 @@ Test(store, feedback_and_settings) {
     int64_t c = add_collection("alice", "c"), id = 0, d = add_ready(s, "alice", "d", c, 3);
     OK(store_chunk_range(s, "alice", d, 0, 2, false, &chunks, ERR));
     const int64_t ids[] = {chunks.data[2].id, chunks.data[0].id};
-    const struct store_feedback f = {.collection = c, .rating = -1, .question = "why?", .comment = "wrong", .chunks = ids,
-                                     .n_chunks = 2};
+    const struct store_feedback f = {
+        .collection = c, .rating = -1, .question = "why?", .comment = "wrong", .chunks = ids, .n_chunks = 2};
     OK(store_feedback_add(s, "alice", &f, &id, ERR));
     const struct store_feedback plain = {.rating = 1};
     OK(store_feedback_add(s, "alice", &plain, &id, ERR));
@@ -550,7 +561,8 @@ Test(store, feedback_and_settings) {
 
 /* Every call that takes an id, with ids of somebody else: not found, as if there were none, and nothing changes. */
 Test(store, another_tenants_ids_do_not_exist) {
-    int64_t c = add_collection("alice", "c"), d = add_ready(s, "alice", "d", c, 3), p = add_document(s, "alice", "p", c);
+    int64_t c = add_collection("alice", "c"), d = add_ready(s, "alice", "d", c, 3),
+            p = add_document(s, "alice", "p", c);
     int64_t job = add_job("alice", d, 0), own = add_collection("mallory", "m"), id = 0, n_changes = 0;
     int64_t own_document = add_document(s, "mallory", "m", 0);
     const uint32_t signature[4] = {1, 2, 3, 4};
@@ -624,7 +636,8 @@ Test(store, another_tenants_ids_do_not_exist) {
     OK(store_change_last(s, &last, ERR));
     cr_assert_eq(last, n_changes);
     OK(store_document_list(s, "alice", c, DOCUMENT_STATUS_COUNT, page, &documents, ERR));
-    cr_assert(documents.n == 2 && documents.data[0].status == DOCUMENT_READY && documents.data[1].status == DOCUMENT_PENDING);
+    cr_assert(documents.n == 2 && documents.data[0].status == DOCUMENT_READY &&
+              documents.data[1].status == DOCUMENT_PENDING);
     OK(store_chunk_range(s, "alice", d, 0, 9, false, &chunks, ERR));
     cr_assert(chunks.n == 3 && !strcmp(chunks.data[0].text, "d chunk 0"));
     expect_job("alice", job, JOB_QUEUED, 0, "");
@@ -642,11 +655,15 @@ Test(store, another_tenants_ids_do_not_exist) {
 Test(store, the_database_itself_refuses_rows_of_two_tenants) {
     int64_t c = add_collection("alice", "c"), d = add_document(s, "bob", "d", 0);
     const struct db_value mixed[] = {V_TEXT("alice"), V_INT(c), V_INT(d)};
-    cr_assert_eq(store__exec(s, NULL, "INSERT INTO members (tenant, collection, document) VALUES (?1, ?2, ?3)", mixed, 3),
-                 STATUS_INVALID);
+    cr_assert_eq(
+        store__exec(s, NULL, "INSERT INTO members (tenant, collection, document) VALUES (?1, ?2, ?3)", mixed, 3),
+        STATUS_INVALID);
     const struct db_value chunk[] = {V_TEXT("alice"), V_INT(d)};
-    cr_assert_eq(store__exec(s, NULL, "INSERT INTO chunks (tenant, document, ordinal, text, start_at, end_at, page_first, "
-                             "page_last) VALUES (?1, ?2, 0, '', 0, 0, 0, 0)", chunk, 2), STATUS_INVALID);
+    cr_assert_eq(store__exec(s, NULL,
+                             "INSERT INTO chunks (tenant, document, ordinal, text, start_at, end_at, page_first, "
+                             "page_last) VALUES (?1, ?2, 0, '', 0, 0, 0, 0)",
+                             chunk, 2),
+                 STATUS_INVALID);
 }
 
 /* ---- the store as a whole ---------------------------------------------------------------------------------------- */
@@ -784,7 +801,8 @@ Test(store, backup_while_writing) {
         cr_assert_eq(store_backup(s, path, ERR), 0, "%s", err);
         const struct store_options options = {.url = path, .dtype = DTYPE_F16};
         OK(store_open(&copy, &options, ERR));
-        OK(store_document_list(copy, "alice", 0, DOCUMENT_STATUS_COUNT, (struct store_page){.limit = 10000}, &list, ERR));
+        OK(store_document_list(copy, "alice", 0, DOCUMENT_STATUS_COUNT, (struct store_page){.limit = 10000}, &list,
+                               ERR));
         cr_assert_geq(list.n, 55);
         for (size_t i = 0; i < list.n; i++) {
             if (list.data[i].status == DOCUMENT_PENDING) continue;

@@ -2,8 +2,8 @@
  * pending, and its job goes on.
  *
  * Each round forks a worker that adds documents with jobs, claims them, publishes and finishes, until it is killed with
- * SIGKILL at a random moment; then everything that it left behind is examined by another process, the next round goes on
- * in the same store, and in the end one worker that is not killed finishes all jobs. */
+ * SIGKILL at a random moment; then everything that it left behind is examined by another process, the next round goes
+ * on in the same store, and in the end one worker that is not killed finishes all jobs. */
 #include "tests/unit/store_fixture.h"
 
 #include <signal.h>
@@ -12,7 +12,9 @@
 
 enum { ROUNDS = 50, MOST_MS = 40, POSTGRES_MS = 300 /* connecting takes part of it */, LEASE_S = 5 };
 
-static int n_chunks_of(const char *name) { return 1 + atoi(name) % 37; }
+static int n_chunks_of(const char *name) {
+    return 1 + atoi(name) % 37;
+}
 
 /* Never returns. Names are numbers: of the round, and within it. */
 static void work_until_killed(const struct fixture *f, int round, bool to_the_end) {
@@ -20,7 +22,8 @@ static void work_until_killed(const struct fixture *f, int round, bool to_the_en
     struct store *s = NULL;
     struct store_jobs jobs = {0};
     struct store_documents documents = {0};
-    const struct store_options options = {.url = f->url, .create = true, .dim = DIM, .dtype = DTYPE_F16, .now = fixture_clock};
+    const struct store_options options = {
+        .url = f->url, .create = true, .dim = DIM, .dtype = DTYPE_F16, .now = fixture_clock};
     int status = store_open(&s, &options, ERR);
     for (int i = 0; !status; i++) {
         char name[32];
@@ -34,7 +37,8 @@ static void work_until_killed(const struct fixture *f, int round, bool to_the_en
         if (status || !jobs.n) break;
         status = store_job_heartbeat(s, "alice", jobs.data->id, "worker", LEASE_S, "embed", 0.5, ERR);
         if (!status)
-            status = publish_chunks(s, "alice", jobs.data->document, jobs.data->payload, n_chunks_of(jobs.data->payload), ERR);
+            status = publish_chunks(s, "alice", jobs.data->document, jobs.data->payload,
+                                    n_chunks_of(jobs.data->payload), ERR);
         if (!status) status = store_job_finish(s, "alice", jobs.data->id, "worker", NULL, 0, ERR);
     }
     store_jobs_deinit(&jobs);
@@ -48,7 +52,8 @@ static void examine(struct store *s, int *n_ready, int *n_pending) {
     struct store_documents list = {0};
     struct store_chunks chunks = {0};
     *n_ready = *n_pending = 0;
-    OK(store_document_list(s, "alice", 0, DOCUMENT_STATUS_COUNT, (struct store_page){.limit = STORE_MAX_LIST}, &list, ERR));
+    OK(store_document_list(s, "alice", 0, DOCUMENT_STATUS_COUNT, (struct store_page){.limit = STORE_MAX_LIST}, &list,
+                           ERR));
     for (size_t i = 0; i < list.n; i++) {
         const struct store_document *d = &list.data[i];
         const int n = n_chunks_of(d->name);

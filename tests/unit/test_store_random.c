@@ -1,9 +1,9 @@
 /* test_store_random.c - random histories of a store beside a model of it in memory.
  *
- * Three tenants add, publish, end and delete documents and collections through two connections, with ids of their own and
- * of each other. After each call the status must be the model's; every so often the whole store is held against the
- * model, one connection is closed and opened again, and a follower that knows the log of changes alone must have arrived
- * at the same members as the store. */
+ * Three tenants add, publish, end and delete documents and collections through two connections, with ids of their own
+ * and of each other. After each call the status must be the model's; every so often the whole store is held against the
+ * model, one connection is closed and opened again, and a follower that knows the log of changes alone must have
+ * arrived at the same members as the store. */
 #include "tests/unit/store_fixture.h"
 
 enum { TENANTS = 3, DOCUMENTS = 40, COLLECTIONS = 6, STEPS = 3000, CHECK_EVERY = 250 };
@@ -24,9 +24,9 @@ struct model_document {
 struct model_collection {
     int64_t id;
     int tenant;
-    bool has[DOCUMENTS];        /* by the documents' places below */
-    int own[DOCUMENTS];         /* attributes of the membership, -1: the document's */
-    int64_t seq;                /* the follower: how far, and what it believes */
+    bool has[DOCUMENTS]; /* by the documents' places below */
+    int own[DOCUMENTS];  /* attributes of the membership, -1: the document's */
+    int64_t seq;         /* the follower: how far, and what it believes */
     int64_t followed[DOCUMENTS];
 };
 struct world {
@@ -43,7 +43,9 @@ static const char *attributes_text(int n) {
 }
 
 /* What a call with these ids must return. */
-static int expected(bool found) { return found ? 0 : STATUS_NOT_FOUND; }
+static int expected(bool found) {
+    return found ? 0 : STATUS_NOT_FOUND;
+}
 
 #define RETURNS(code, call)                                                                                            \
     do {                                                                                                               \
@@ -65,7 +67,8 @@ static void add_document_step(struct world *w, struct store *s, int t) {
     int64_t id = 0;
     bool existed = false;
     snprintf(name, sizeof name, "hash%d", hash);
-    const struct store_document d = {.name = name, .hash = name, .attributes = attributes_text(attributes), .bytes = hash};
+    const struct store_document d = {
+        .name = name, .hash = name, .attributes = attributes_text(attributes), .bytes = hash};
     int at = find_hash(w, t, hash), place = 0;
     while (place < DOCUMENTS && w->documents[place].id) place++;
     if (at < 0 && place == DOCUMENTS) return; /* the model is full */
@@ -103,9 +106,13 @@ static void step(struct world *w) {
     snprintf(name, sizeof name, "hash%d", d->hash);
     if (!d->id && action > 1 && action < 8) return;
     switch (action) {
-    case 0: case 1: add_document_step(w, s, t); return;
-    case 2: case 3: {
-        int status = !own_d                                ? STATUS_NOT_FOUND
+    case 0:
+    case 1:
+        add_document_step(w, s, t);
+        return;
+    case 2:
+    case 3: {
+        int status = !own_d                            ? STATUS_NOT_FOUND
                      : d->status == DOCUMENT_CANCELLED ? STATUS_CANCELLED
                      : d->status == DOCUMENT_FAILED    ? STATUS_INVALID
                                                        : 0;
@@ -163,7 +170,7 @@ static void check_chunks(struct store *s, const struct model_document *m) {
     struct store_chunks chunks = {0};
     char text[64];
     OK(store_chunk_range(s, tenants[m->tenant], m->id, 0, INT64_MAX, true, &chunks, ERR));
-    cr_assert_eq(chunks.n, m->status == DOCUMENT_READY ? m->n_chunks : 0);
+    cr_assert_eq((int)chunks.n, m->status == DOCUMENT_READY ? m->n_chunks : 0);
     for (size_t i = 0; i < chunks.n; i++) {
         snprintf(text, sizeof text, "hash%d chunk %zu", m->hash, i);
         cr_assert_str_eq(chunks.data[i].text, text);
@@ -177,7 +184,8 @@ static void check_documents(const struct world *w, struct store *s) {
     struct store_documents list = {0};
     for (int t = 0; t < TENANTS; t++) {
         size_t n = 0;
-        OK(store_document_list(s, tenants[t], 0, DOCUMENT_STATUS_COUNT, (struct store_page){.limit = 1000}, &list, ERR));
+        OK(store_document_list(s, tenants[t], 0, DOCUMENT_STATUS_COUNT, (struct store_page){.limit = 1000}, &list,
+                               ERR));
         for (int i = 0; i < DOCUMENTS; i++) {
             const struct model_document *m = &w->documents[i];
             if (!m->id || m->tenant != t) continue;
@@ -247,8 +255,10 @@ static void check_followers(struct world *w, struct store *s) {
                 k->seq = change->seq;
                 cr_assert_neq(change->kind, CHANGE_DROP);
                 if (change->kind == CHANGE_ATTRIBUTES) continue;
-                if (place < DOCUMENTS) k->followed[place] = 0;
-                else place = empty;
+                if (place < DOCUMENTS)
+                    k->followed[place] = 0;
+                else
+                    place = empty;
                 OK(store_members(s, tenants[k->tenant], k->id, change->document, change->document, &member, ERR));
                 if (change->kind == CHANGE_PUT && member.n) k->followed[place] = change->document;
             }
@@ -288,5 +298,9 @@ static void history(uint64_t seed) {
     free(w);
 }
 
-Test(store_random, history_1) { history(1); }
-Test(store_random, history_2) { history(2); }
+Test(store_random, history_1) {
+    history(1);
+}
+Test(store_random, history_2) {
+    history(2);
+}
