@@ -5,6 +5,7 @@
 #include "tests/unit/store_fixture.h"
 
 #include <math.h>
+#include <pthread.h>
 
 static struct fixture fixture;
 static struct store *s;
@@ -433,6 +434,52 @@ Test(search, memory_is_bounded) {
         cr_assert_eq(result.n, i % N + 1);
     }
     search_close(small);
+}
+
+/* Threads with connections of their own ask while another one writes: documents 0, 1, 2, ... appear in this order, so
+ * whoever found n of them once never finds fewer. */
+enum { N_ASKING = 3, N_WRITTEN = 120 };
+struct asking {
+    pthread_t thread;
+    int n_found, n_wrong;
+};
+
+static void *keep_asking(void *arg) {
+    struct asking *me = arg;
+    char err[ERR_BYTES];
+    float question[DIM] = {1};
+    struct search_result found = {0};
+    struct store *mine = NULL;
+    const struct store_options options = {.url = fixture.url, .dtype = DTYPE_F16};
+    struct search_request r = search_default_request();
+    r.text = "text";
+    r.vector = question;
+    r.n_results = N_WRITTEN;
+    if (store_open(&mine, &options, ERR)) me->n_wrong++;
+    while (mine && me->n_found < N_WRITTEN && !me->n_wrong) {
+        if (search_run(search, mine, "alice", collection, &r, &found, ERR)) me->n_wrong++;
+        if (found.n < me->n_found || found.n_searched != found.n) me->n_wrong++;
+        me->n_found = found.n;
+    }
+    search_result_deinit(&found);
+    store_close(mine);
+    return NULL;
+}
+
+Test(search, many_threads_ask_while_one_writes) {
+    struct asking asking[N_ASKING] = {0};
+    float vector[DIM] = {1};
+    for (int i = 0; i < N_ASKING; i++) pthread_create(&asking[i].thread, NULL, keep_asking, &asking[i]);
+    for (int i = 0; i < N_WRITTEN; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "d%d", i);
+        put(name, NULL, NULL, vector, 1);
+    }
+    for (int i = 0; i < N_ASKING; i++) {
+        pthread_join(asking[i].thread, NULL);
+        cr_assert_eq(asking[i].n_wrong, 0);
+        cr_assert_eq(asking[i].n_found, N_WRITTEN);
+    }
 }
 
 /* ---- surroundings ------------------------------------------------------------------------------------------------ */

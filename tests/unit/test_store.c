@@ -6,6 +6,7 @@
 #include <math.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <sys/stat.h>
 
 static struct fixture fixture;
@@ -760,8 +761,8 @@ Test(store, files_of_others_are_refused) {
 
 /* A copy made while another connection writes: whole, and the state of one moment. */
 struct writing {
-    volatile bool stop;
-    int n;
+    atomic_bool stop;
+    atomic_int n;
 };
 
 static void *keep_writing(void *arg) {

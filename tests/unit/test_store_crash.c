@@ -10,14 +10,14 @@
 #include <sys/wait.h>
 #include <time.h>
 
-enum { ROUNDS = 50, MOST_MS = 40, POSTGRES_MS = 300 /* connecting takes part of it */, LEASE_S = 5 };
+enum { ROUNDS = 50, MOST_MS = 50, LEASE_S = 5 };
 
 static int n_chunks_of(const char *name) {
     return 1 + atoi(name) % 37;
 }
 
-/* Never returns. Names are numbers: of the round, and within it. */
-static void work_until_killed(const struct fixture *f, int round, bool to_the_end) {
+/* Never returns. Names are numbers: of the round, and within it. Writes a byte to `started` before the first change. */
+static void work_until_killed(const struct fixture *f, int round, bool to_the_end, int started) {
     char err[ERR_BYTES] = "";
     struct store *s = NULL;
     struct store_jobs jobs = {0};
@@ -25,6 +25,7 @@ static void work_until_killed(const struct fixture *f, int round, bool to_the_en
     const struct store_options options = {
         .url = f->url, .create = true, .dim = DIM, .dtype = DTYPE_F16, .now = fixture_clock};
     int status = store_open(&s, &options, ERR);
+    if (started >= 0 && write(started, "", 1) != 1) status = STATUS_IO;
     for (int i = 0; !status; i++) {
         char name[32];
         int64_t id, job;
@@ -84,10 +85,16 @@ Test(store_crash, documents_are_whole_or_pending) {
     store_close(fixture_open(&fixture));
     for (int round = 0; round < ROUNDS; round++) {
         state = state * 6364136223846793005u + 1442695040888963407u;
+        int started[2];
+        char byte;
+        cr_assert_eq(pipe(started), 0);
         pid_t child = fork();
         cr_assert_geq(child, 0);
-        if (!child) work_until_killed(&fixture, round, false);
-        usleep((useconds_t)((state >> 33) % (uint64_t)(1000 * (on_postgres() ? POSTGRES_MS : MOST_MS))));
+        if (!child) work_until_killed(&fixture, round, false, started[1]);
+        close(started[1]);
+        cr_assert_eq(read(started[0], &byte, 1), 1);
+        close(started[0]);
+        usleep((useconds_t)((state >> 33) % (MOST_MS * 1000)));
         kill(child, SIGKILL);
         cr_assert_eq(waitpid(child, &status, 0), child);
         cr_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL, "the worker stopped by itself");
@@ -100,7 +107,7 @@ Test(store_crash, documents_are_whole_or_pending) {
     cr_assert_gt(n_ready, ROUNDS / 2, "the moments were too early: %d documents", n_ready);
     const int before = n_ready + n_pending;
     pid_t child = fork();
-    if (!child) work_until_killed(&fixture, ROUNDS, true);
+    if (!child) work_until_killed(&fixture, ROUNDS, true, -1);
     cr_assert_eq(waitpid(child, &status, 0), child);
     cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
     struct store *s = fixture_open(&fixture);
