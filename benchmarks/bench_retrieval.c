@@ -162,6 +162,7 @@ static struct quality evaluate(struct bench *b, const struct corpus *c, const ch
 /* Is the first hit right? From features alone, fitted and measured by cross-validation. */
 static void calibrate(const struct corpus *c, const struct confidence_sample *samples) {
     struct confidence model;
+    double brier = 0;
     char err[ERR_BYTES];
     const int n = (int)c->data.n_queries;
     if (confidence_fit(&model, samples, n, err, sizeof err)) die(err);
@@ -177,7 +178,8 @@ static void calibrate(const struct corpus *c, const struct confidence_sample *sa
     printf("\nis the first hit right? %d of %d questions\n", model.n_positive, model.n);
     printf("%-28s %8s %8s %8s\n", "", "ECE", "Brier", "AUC");
     printf("%-28s %8.4f %8.4f %8.4f\n", "confidence, cross-validated", model.ece, model.brier, model.auc);
-    printf("%-28s %8.4f %8s %8.4f\n", "the raw inner product", expected_calibration_error(raw, right, n, 10), "",
+    for (int i = 0; i < n; i++) brier += (raw[i] - right[i]) * (raw[i] - right[i]) / n;
+    printf("%-28s %8.4f %8.4f %8.4f\n", "the raw inner product", expected_calibration_error(raw, right, n, 10), brier,
            area_under_curve(raw, right, n));
     int i = 0;
 #define X(name) printf("    %-24s %8.3f per standard deviation\n", #name, model.weight[i++]);

@@ -71,6 +71,10 @@ void dense_close(struct dense *d) {
     free(d);
 }
 
+void dense_use(struct dense *d, struct exec *e) {
+    d->e = e;
+}
+
 uint32_t dense_rows(const struct dense *d) {
     return d->n;
 }

@@ -20,6 +20,9 @@ struct dense; /* owned */
 
 struct dense *dense_open(struct exec *e, int dim); /* e: borrowed, of dense_exec_open */
 void dense_close(struct dense *d);                 /* NULL is fine */
+/* From now on e computes: an exec of the same device, such as one of another thread. Every call above and below returns
+ * when its work is done, so nothing of the old one's is under way. */
+void dense_use(struct dense *d, struct exec *e);
 /* Adds rows [n, dim] f32; a NULL among them is a row of zeros. STATUS_NO_MEMORY where the device has none left. */
 int dense_add(struct dense *d, const float *const *rows, size_t n, char *err, size_t err_bytes);
 uint32_t dense_rows(const struct dense *d);

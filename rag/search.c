@@ -12,10 +12,12 @@ enum { DEFAULT_DEPTH = 100, RRF_K = 60, AGREEMENT_DEPTH = 10 };
 
 struct search {
     struct search_options options;
-    pthread_mutex_t lock;
-    struct exec *e;     /* owned; vectors of up to STORE_MAX_DIM */
-    struct analyser *a; /* owned */
-    struct index **all; /* owned [n] */
+    /* Loading has an exec and an analyser of its own, so that a large collection does not keep the others waiting.
+     * Whoever takes both locks takes `loading` first. */
+    pthread_mutex_t lock, loading;
+    struct exec *e, *load_e;     /* owned; vectors of up to STORE_MAX_DIM */
+    struct analyser *a, *load_a; /* owned */
+    struct index **all;          /* owned [n] */
     size_t n, capacity;
     uint64_t clock;
     float *scores[2];   /* owned [n_scores]: dense, lexical */
@@ -28,7 +30,10 @@ int search_open(struct search **out, const struct search_options *options, char 
     CHECK(s);
     s->options = *options;
     pthread_mutex_init(&s->lock, NULL);
+    pthread_mutex_init(&s->loading, NULL);
     int status = analyser_open(&s->a, err, err_bytes);
+    if (!status) status = analyser_open(&s->load_a, err, err_bytes);
+    if (!status) status = dense_exec_open(&s->load_e, options->backend, 1, STORE_MAX_DIM, err, err_bytes);
     if (!status) status = dense_exec_open(&s->e, options->backend, options->n_threads, STORE_MAX_DIM, err, err_bytes);
     if (status) {
         search_close(s);
@@ -40,9 +45,12 @@ int search_open(struct search **out, const struct search_options *options, char 
 void search_close(struct search *s) {
     if (!s) return;
     for (size_t i = 0; i < s->n; i++) index_close(s->all[i]);
+    exec_close(s->load_e);
     exec_close(s->e);
+    analyser_close(s->load_a);
     analyser_close(s->a);
     pthread_mutex_destroy(&s->lock);
+    pthread_mutex_destroy(&s->loading);
     free(s->all);
     free(s->scores[0]);
     free(s->scores[1]);
@@ -83,32 +91,64 @@ static void make_room(struct search *s, const struct index *x) {
     }
 }
 
-/* The collection's index, up to date. One that cannot follow is loaded anew. */
-static int up_to_date(struct search *s, struct store *store, const char *tenant, int64_t collection, struct index **out,
-                      char *err, size_t err_bytes) {
-    int status = STATUS_TOO_LARGE;
+static struct index *find(const struct search *s, const char *tenant, int64_t collection, size_t *at) {
+    for (*at = 0; *at < s->n; ++*at)
+        if (s->all[*at]->collection == collection && !strcmp(s->all[*at]->tenant, tenant)) return s->all[*at];
+    return NULL;
+}
+
+/* Loads a collection that is not there. Takes both locks; others search meanwhile. */
+static int load(struct search *s, struct store *store, const char *tenant, int64_t collection, char *err,
+                size_t err_bytes) {
     struct index *x = NULL;
-    for (size_t i = 0; i < s->n && !x; i++) {
-        if (s->all[i]->collection != collection || strcmp(s->all[i]->tenant, tenant)) continue;
-        x = s->all[i];
-        if (x->dense || !store_dim(store)) status = index_follow(x, store, s->a, err, err_bytes);
-        if (status) forget(s, i);
+    size_t at;
+    pthread_mutex_lock(&s->loading);
+    pthread_mutex_lock(&s->lock);
+    const bool there = find(s, tenant, collection, &at); /* somebody else has just loaded it */
+    pthread_mutex_unlock(&s->lock);
+    int status = there ? 0 : index_open(&x, store, s->load_e, s->load_a, tenant, collection, err, err_bytes);
+    if (!status && x) {
+        status = index_follow(x, store, s->load_a, err, err_bytes); /* what changed while it loaded */
+        if (!status && x->dense) dense_use(x->dense, s->e);
     }
-    if (x && status && status != STATUS_TOO_LARGE) return status;
     if (status) {
-        status = index_open(&x, store, s->e, s->a, tenant, collection, err, err_bytes);
-        if (!status) status = index_follow(x, store, s->a, err, err_bytes); /* what changed while it loaded */
-        if (status) {
-            index_close(x);
-            return status;
-        }
+        index_close(x);
+    } else if (x) {
+        pthread_mutex_lock(&s->lock);
         s->all = array_reserve(s->all, &s->capacity, s->n + 1, sizeof *s->all);
         s->all[s->n++] = x;
+        x->used = ++s->clock;
+        pthread_mutex_unlock(&s->lock);
     }
-    x->used = ++s->clock;
-    make_room(s, x);
-    *out = x;
-    return 0;
+    pthread_mutex_unlock(&s->loading);
+    return status;
+}
+
+/* The collection's index, up to date; one that cannot follow is loaded anew. `lock` is held, and let go while loading.
+ * Each try finds what the one before has loaded, unless others push it out or away at once. */
+static int up_to_date(struct search *s, struct store *store, const char *tenant, int64_t collection, struct index **out,
+                      char *err, size_t err_bytes) {
+    enum { TRIES = 10 };
+    for (int i = 0; i < TRIES; i++) {
+        size_t at;
+        struct index *x = find(s, tenant, collection, &at);
+        int status = STATUS_TOO_LARGE;
+        if (x && (x->dense || !store_dim(store))) status = index_follow(x, store, s->a, err, err_bytes);
+        if (!status) {
+            x->used = ++s->clock;
+            make_room(s, x);
+            *out = x;
+            return 0;
+        }
+        if (x) forget(s, at);
+        if (status != STATUS_TOO_LARGE) return status;
+        pthread_mutex_unlock(&s->lock);
+        status = load(s, store, tenant, collection, err, err_bytes);
+        pthread_mutex_lock(&s->lock);
+        if (status) return status;
+    }
+    return fail(err, err_bytes, STATUS_BUSY, "collection %llx changes faster than it can be loaded",
+                (long long)collection);
 }
 
 int search_load(struct search *s, struct store *store, const char *tenant, int64_t collection, char *err,

@@ -9,7 +9,8 @@
  *
  * Then near-duplicates of better chunks are left out, or candidates are chosen by maximal marginal relevance.
  *
- * A search serves one store, through whatever connection a call brings, and any number of threads: calls take turns.
+ * A search serves one store, through whatever connection a call brings, and any number of threads: calls take turns,
+ * but none waits for a collection that another one loads.
  * Indexes are loaded when they are first asked for; beyond `memory_bytes` the least recently used give way. */
 #pragma once
 
