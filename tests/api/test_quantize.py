@@ -91,7 +91,7 @@ def test_the_tail_is_held_out(documentation, tmp_path):
         ((SAMPLE, "--awq", "--round-to-nearest", "--output", "OUT"), 2, "one of --awq and --round-to-nearest"),
         ((SAMPLE, "--round-to-nearest"), 2, "--output DIR is needed"),
         ((SAMPLE, "--awq", "--output", "OUT"), 2, "--awq needs --calibration FILE"),
-        ((SAMPLE, "--awq", "--calibration", ROOT / "LICENSE", "--output", "OUT"), 1,
+        ((SAMPLE, "--awq", "--calibration", ROOT / "weights/sample/NOTICE", "--output", "OUT"), 1,
          "expected at least 2048 tokens of text in sequences of 512"),
         ((SAMPLE, "--awq", "--calibration", "/nowhere", "--output", "OUT"), 1, "No such file"),
         ((ROOT / "tests/golden/qwen2-fp16", "--round-to-nearest", "--output", "OUT"), 1,
