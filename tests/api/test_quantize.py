@@ -13,6 +13,8 @@ import pytest
 
 from conftest import BINARY, RELEASE, ROOT, SLOW
 
+pytestmark = pytest.mark.skipif(not RELEASE, reason="a minute in a release build, many under a sanitizer")
+
 SAMPLE = ROOT / "weights/sample/small"
 HELD_OUT = ROOT / "weights/sample/heldout.txt"
 # Measured: 1.12 to 1.13 with AWQ, 1.23 with rounding (weights/sample/README.md says where the floor lies).
@@ -38,7 +40,6 @@ def documentation(tmp_path_factory):
     return path
 
 
-@pytest.mark.skipif(not RELEASE, reason="a minute in a release build, many under a sanitizer")
 def test_perplexity(documentation, tmp_path):
     figures = ("--held-out", HELD_OUT, "--json")
     awq = json.loads(quantize(SAMPLE, "--awq", "--calibration", documentation, "--samples", 8, "--output",
