@@ -6,12 +6,17 @@
  * with the alpha of 0, 1/20 .. 19/20 that changes the output of the surrounding block least on calibration text; alpha = 0
  * is plain rounding. 1/s goes into what makes x: the norm before q, k, v and before gate, up; the rows of v for o; the
  * rows of up for down. v's rows are o's inputs only where every query head has a KV head of its own (H == K): with
- * grouped queries o is not scaled. Then each group's weights are clipped at that share of their largest, from 1 down to
- * 0.55, which changes the group's own contribution least (not for q and k, whose product is what counts). A scaling
- * or clipping that does not lower the block's error is dropped, so no error is above plain rounding's.
+ * grouped queries o is not scaled. Each group's weights are clipped at that share of their largest, from 1 down to 0.55,
+ * which changes the group's own contribution least (not for q and k, whose product is what counts). Plain rounding is
+ * among the candidates, so no block's error on the calibration text is above it.
+ *
+ * Two things differ from AutoAWQ, which finds the scaling first and the limits afterwards. A scaling is judged together
+ * with the limits that suit it: found in turn, the scaling that was best unclipped was often worse than none once clipped
+ * (the sample model's perplexity: 1.17 times as much in turn, 1.12 together; 16 sequences of 512 tokens). And limits are
+ * judged on all tokens, through x' x of each group, where AutoAWQ takes 512.
  *
  * The calibration text is carried through the layers that are already quantised, so that a layer is fitted to the inputs
- * that it will see. PLACEHOLDER
+ * that it will see.
  *
  * Everything heavy is an op of kernels.h in float16, the dtype that the result is served in. On the device: the residual
  * stream of all calibration tokens, one layer's weights twice, activations of CHUNK_TOKENS tokens. Rows of 1/s: dividing
