@@ -6,7 +6,6 @@
  * texts of ten chunks back. Other work on the machine only ever adds time, so the best stands beside the median.
  * Everything goes through a store of its own, in a temporary file or at --store. */
 #include "rag/beir.h"
-#include "rag/index.h"
 #include "rag/search.h"
 #include "weights/weights.h"
 
@@ -202,8 +201,8 @@ static void load(struct bench *b, int64_t n, double ingested) {
     check(b, search_load(b->search, b->store, "bench", b->collection, ERR(b)));
     start = now() - start;
     getrusage(RUSAGE_SELF, &after);
-    printf("%lld chunks in %s: stored at %.0f/s, loaded in %.2f s (%.0f/s), %.0f MB more\n", (long long)n,
-           store_kind(b->store), (double)n / ingested, start, (double)n / start,
+    printf("%lld chunks in %s: stored at %.0f/s, loaded in %.2f s (%.0f/s), %.0f MB more, the file's pages included\n",
+           (long long)n, store_kind(b->store), (double)n / ingested, start, (double)n / start,
            (double)(after.ru_maxrss - before.ru_maxrss) / 1024);
     printf("vectors on %s\n\n", search_backend(b->search));
 }

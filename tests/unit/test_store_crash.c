@@ -4,6 +4,7 @@
  * Each round forks a worker that adds documents with jobs, claims them, publishes and finishes, until it is killed with
  * SIGKILL at a random moment; then everything that it left behind is examined by another process, the next round goes
  * on in the same store, and in the end one worker that is not killed finishes all jobs. */
+#include "rag/store_internal.h"
 #include "tests/unit/store_fixture.h"
 
 #include <signal.h>
@@ -22,8 +23,10 @@ static void work_until_killed(const struct fixture *f, int round, bool to_the_en
     struct store *s = NULL;
     struct store_jobs jobs = {0};
     struct store_documents documents = {0};
+    char url[sizeof f->url + 32];
+    snprintf(url, sizeof url, "%s%s", f->url, on_postgres() ? "&application_name=killed" : "");
     const struct store_options options = {
-        .url = f->url, .create = true, .dim = DIM, .dtype = DTYPE_F16, .now = fixture_clock};
+        .url = url, .create = true, .dim = DIM, .dtype = DTYPE_F16, .now = fixture_clock};
     int status = store_open(&s, &options, ERR);
     if (started >= 0 && write(started, "", 1) != 1) status = STATUS_IO;
     for (int i = 0; !status; i++) {
@@ -47,6 +50,17 @@ static void work_until_killed(const struct fixture *f, int round, bool to_the_en
     store_close(s);
     if (status) fprintf(stderr, "the worker stopped by itself: %s\n", err);
     _exit(status ? 1 : 0);
+}
+
+/* PostgreSQL goes on with what a killed client had sent, such as COMMIT: waits until it has let go of that client. */
+static void wait_for_server(struct store *s) {
+    int64_t n = on_postgres();
+    while (n) {
+        cr_assert_eq(
+            store__integer(s, &n, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'killed'", NULL, 0),
+            0);
+        usleep(1000);
+    }
 }
 
 static void examine(struct store *s, int *n_ready, int *n_pending) {
@@ -99,6 +113,7 @@ Test(store_crash, documents_are_whole_or_pending) {
         cr_assert_eq(waitpid(child, &status, 0), child);
         cr_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL, "the worker stopped by itself");
         struct store *s = fixture_open(&fixture);
+        wait_for_server(s);
         examine(s, &n_ready, &n_pending);
         if (n_pending > most_pending) most_pending = n_pending;
         store_close(s);
