@@ -225,6 +225,7 @@ static int add_drafts(struct deployment *d, char *err, size_t err_bytes) {
                           e->draft->options.model, e->options.model);
         if (!status) status = check_same_tokens(e, e->draft, err, err_bytes);
         e->speculative_config.draft_P = e->draft->options.block_size;
+        if (e->draft->drafts_for < e->options.max_num_seqs) e->draft->drafts_for = e->options.max_num_seqs;
         if (status) return status;
     }
     return 0;

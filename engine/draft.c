@@ -6,12 +6,14 @@
 static int min_int(int a, int b) { return a < b ? a : b; }
 static int max_int(int a, int b) { return a > b ? a : b; }
 
-void draft_attach(struct sched *s, int model, int vocab, int max_tokens) {
+void draft_attach(struct sched *s, int model, int vocab, int max_tokens, int max_len) {
     CHECK(model != s->model && model >= 0 && model < s->pool->n_models && vocab > 0 && max_tokens > 0);
+    CHECK_LT(0, max_len);
     s->draft.model = model;
     s->draft.P = s->pool->models[model].P;
     s->draft.vocab = vocab;
     s->draft.max_tokens = max_tokens;
+    s->draft.max_len = max_len;
 }
 
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
@@ -75,12 +77,16 @@ static void begin(struct sched *s, struct sequence *q) {
 
 /* ---- plan -------------------------------------------------------------------------------------------------------- */
 
+static void give_up(struct sched *s, struct sequence *q) {
+    draft__drop(s, q);
+    q->shadow.impossible = true;
+}
+
 /* Whether the draft model knows the tokens; if not, there is no shadow any more. */
 static bool knows(struct sched *s, struct sequence *q, int first, int n) {
     for (int t = first; t < first + n; t++) {
         if (q->tokens[t] < s->draft.vocab) continue;
-        draft__drop(s, q);
-        q->shadow.impossible = true;
+        give_up(s, q);
         return false;
     }
     return true;
@@ -100,7 +106,9 @@ int draft_ready(const struct sched *s, const struct plan *plan, int i, int *n_be
     const struct shadow *w = &q->shadow;
     *n_behind = q->n_tokens - w->n_scheduled;
     if (s->draft.model == KV_NONE || !w->n_scheduled) return 0;
-    return *n_behind <= s->draft.max_tokens - plan->n_draft_tokens ? sched_may_draft(s, plan, i) : 0;
+    if (*n_behind > s->draft.max_tokens - plan->n_draft_tokens) return 0;
+    /* The last draft is sampled, not computed. */
+    return max_int(0, min_int(sched_may_draft(s, plan, i), s->draft.max_len - q->n_tokens + 1));
 }
 
 int draft_by_model(struct sched *s, struct plan *plan, int i, int n) {
@@ -128,6 +136,10 @@ void draft_catch_up(struct sched *s, struct plan *plan) {
         struct sequence *q = item->seq;
         struct shadow *w = &q->shadow;
         if (!w->wanted || w->impossible || !w->max_blocks || item->n_draft_tokens) continue;
+        if (q->n_tokens > s->draft.max_len) {
+            give_up(s, q);
+            continue;
+        }
         if (!w->n_scheduled) begin(s, q);
         const int n = min_int(q->n_tokens - 1 - w->n_scheduled, s->draft.max_tokens - plan->n_draft_tokens);
         if (n > 0 && knows(s, q, w->n_scheduled, n) && grow(s, w, w->n_scheduled + n)) compute(plan, item, n);

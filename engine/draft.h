@@ -39,8 +39,9 @@
 #include "engine/sched.h"
 
 /* Once, before the first step. model: its index in the pool. max_tokens: T of its first batch, at most; at least twice
- * as many as sequences may run are needed for all to draft at once. */
-void draft_attach(struct sched *s, int model, int vocab, int max_tokens);
+ * as many as sequences may run are needed for all to draft at once. max_len: tokens of a sequence that it can compute;
+ * whose sequence outgrows them loses its shadow for good. */
+void draft_attach(struct sched *s, int model, int vocab, int max_tokens, int max_len);
 
 /* How many drafts the model could make for item i: 0 where its shadow is not there or too far behind. n_behind: tokens
  * that it would compute first. */

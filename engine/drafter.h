@@ -19,13 +19,16 @@ struct draft_item {
 struct drafter {
     struct runner *draft, *target; /* borrowed; of one queue */
     struct model model;            /* view of the draft model, without the logits of ids that the target lacks */
-    int32_t **batches;             /* owned [SCHED_MAX_DRAFTS] of pinned memory, one for each step in a row */
-    int *rank;                     /* owned [max_seqs] items in order of falling n_drafts, */
-    int *order;                    /* owned [max_seqs] and as they lie in the first batch */
+    int max_drafts;
+    int32_t **batches;             /* owned [max_drafts] of pinned memory, one for each step in a row */
+    int *rank;                     /* owned [max_seqs] items in order of falling n_drafts */
+    int *rank_of;                  /* owned [max_seqs] an item's place there */
+    int *order;                    /* owned [max_seqs] items as they lie in the first batch */
 };
 
 /* STATUS_NO_MEMORY and a sentence; drafter_close then clears up. */
-int drafter_open(struct drafter *d, struct runner *draft, struct runner *target, char *err, size_t err_bytes);
+int drafter_open(struct drafter *d, struct runner *draft, struct runner *target, int max_drafts, char *err,
+                 size_t err_bytes);
 void drafter_close(struct drafter *d); /* zeroed is fine; before the runners */
 
 /* Enqueues it all. The ids go to the target's device_ids, where each item's request->drafts_at says. At most

@@ -4,14 +4,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-int embedder_open(struct embedder *e, const struct exec_options *exec, const struct checkpoint *checkpoint,
-                  const struct encoder_config *config, int max_tokens, int max_texts, char *err, size_t err_bytes) {
+int embedder_open(struct embedder *e, const struct exec_options *exec, bool is_auto_dtype,
+                  const struct checkpoint *checkpoint, const struct encoder_config *config, int max_tokens, int max_texts,
+                  char *err, size_t err_bytes) {
     const struct encoder_options options = {
         .max_tokens = max_tokens > config->max_len ? max_tokens : config->max_len, .max_texts = max_texts};
-    struct exec_options widened = *exec;
     *e = (struct embedder){.max_tokens = options.max_tokens, .max_texts = max_texts};
-    encoder_widen(&widened, config, &options);
-    int status = exec_open(&e->exec, &widened, err, err_bytes);
+    int status = encoder_exec_open(&e->exec, exec, is_auto_dtype, config, &options, err, err_bytes);
     if (!status) status = encoder_open(&e->encoder, e->exec, checkpoint, config, &options, err, err_bytes);
     if (status) return status;
     e->texts = malloc((size_t)max_texts * sizeof *e->texts);

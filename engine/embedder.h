@@ -22,9 +22,10 @@ struct embedder {
 };
 
 /* Of a checkpoint that has passed encoder_check, or NULL: seeded random weights. `exec` says backend, dtype, threads and
- * whose queue; sizes are the encoder's. */
-int embedder_open(struct embedder *e, const struct exec_options *exec, const struct checkpoint *checkpoint,
-                  const struct encoder_config *config, int max_tokens, int max_texts, char *err, size_t err_bytes);
+ * whose queue; sizes are the encoder's. is_auto_dtype: see encoder_exec_open. */
+int embedder_open(struct embedder *e, const struct exec_options *exec, bool is_auto_dtype,
+                  const struct checkpoint *checkpoint, const struct encoder_config *config, int max_tokens, int max_texts,
+                  char *err, size_t err_bytes);
 void embedder_close(struct embedder *e); /* zeroed is fine; nothing is on its way */
 
 void embedder_add(struct embedder *e, struct request *r);

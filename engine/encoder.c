@@ -40,6 +40,17 @@ void encoder_widen(struct exec_options *exec, const struct encoder_config *c, co
     raise_to(&exec->vocab, 1); /* there are no logits */
 }
 
+int encoder_exec_open(struct exec **out, const struct exec_options *exec, bool is_auto, const struct encoder_config *c,
+                      const struct encoder_options *o, char *err, size_t err_bytes) {
+    struct exec_options wide = *exec;
+    encoder_widen(&wide, c, o);
+    int status = exec_open(out, &wide, err, err_bytes);
+    if (status || !is_auto || wide.dtype != DTYPE_F32 || !exec_is_gpu(*out)) return status;
+    exec_close(*out);
+    wide.dtype = DTYPE_F16;
+    return exec_open(out, &wide, err, err_bytes);
+}
+
 size_t encoder_bytes(const struct encoder_config *c, const struct encoder_options *o, enum dtype dtype) {
     return bert_weight_bytes(c, dtype) + bert_activations_layout(NULL, NULL, c, dtype, o->max_tokens, o->max_texts) +
            n_ints(o) * sizeof(int32_t);

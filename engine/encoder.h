@@ -33,6 +33,11 @@ struct encoder_text {
 /* Raises what an exec must be opened for to what the encoder needs; other fields stay. */
 void encoder_widen(struct exec_options *exec, const struct encoder_config *config,
                    const struct encoder_options *options);
+/* Opens an exec for an encoder alone: exec_open with these sizes. With is_auto, exec->dtype is only the checkpoint's: where
+ * that is float32, a GPU computes in float16, as vLLM does, for it has no speed to offer in float32. */
+int encoder_exec_open(struct exec **out, const struct exec_options *exec, bool is_auto,
+                      const struct encoder_config *config, const struct encoder_options *options, char *err,
+                      size_t err_bytes);
 /* Device memory that encoder_open will take. */
 size_t encoder_bytes(const struct encoder_config *config, const struct encoder_options *options, enum dtype dtype);
 

@@ -193,7 +193,8 @@ int engine__configure(struct engine *e, char *err, size_t err_bytes) {
 struct runner_options engine__runner_options(const struct engine *e) {
     const struct engine_options *o = &e->options;
     /* Beyond a row for every sequence: rows of prompts that want logprobs, and drafts; many sequences draft little. */
-    const int rows = (o->max_num_seqs > 64 ? o->max_num_seqs : 64) + 32 * e->speculative_config.max_drafts;
+    const int seqs = o->max_num_seqs > e->drafts_for ? o->max_num_seqs : e->drafts_for,
+              rows = (seqs > 64 ? seqs : 64) + 32 * e->speculative_config.max_drafts;
     return (struct runner_options){
         .backend = o->backend,
         .n_threads = o->n_threads,
@@ -201,7 +202,7 @@ struct runner_options engine__runner_options(const struct engine *e) {
         .kv_dtype = e->info.kv_dtype,
         .max_tokens = o->max_num_batched_tokens,
         .max_rows = rows < o->max_num_batched_tokens ? rows : o->max_num_batched_tokens,
-        .max_seqs = o->max_num_seqs,
+        .max_seqs = seqs,
         .max_model_len = e->info.max_model_len,
         .block_size = o->block_size,
         .max_logprobs = o->max_logprobs,
@@ -213,10 +214,13 @@ static int load_encoder(struct engine *e, struct exec *beside, char *err, size_t
     const struct engine_options *o = &e->options;
     const struct exec_options exec = {
         .backend = o->backend, .dtype = e->info.dtype, .n_threads = o->n_threads, .beside = beside};
-    int status = embedder_open(&e->embedder, &exec, e->checkpoint, &e->info.encoder, o->max_num_batched_tokens,
+    const bool is_auto = !o->dtype || !strcmp(o->dtype, "auto");
+    int status = embedder_open(&e->embedder, &exec, is_auto, e->checkpoint, &e->info.encoder, o->max_num_batched_tokens,
                                o->max_num_seqs, err, err_bytes);
-    if (!status) e->info.weight_bytes = bert_weight_bytes(&e->info.encoder, e->info.dtype);
-    return status;
+    if (status) return status;
+    e->info.dtype = e->info.kv_dtype = exec_dtype(e->embedder.exec);
+    e->info.weight_bytes = bert_weight_bytes(&e->info.encoder, e->info.dtype);
+    return 0;
 }
 
 static int load_decoder(struct engine *e, struct exec *beside, double *t, char *err, size_t err_bytes) {

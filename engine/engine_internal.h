@@ -29,6 +29,7 @@ struct engine {
     struct tokenizer *tokenizer;
     struct speculative_config speculative_config;
     struct engine *draft;          /* of the same deployment: drafts for this model; NULL: none does */
+    int drafts_for;                /* sequences of another model that this one drafts for in a step, at most */
     struct checkpoint *checkpoint; /* owned, from the check of its headers until its weights are on the device */
 
     /* engine thread */

@@ -47,7 +47,7 @@ struct request {
     /* speculation; engine thread */
     struct ngram *ngram; /* owned, or NULL: no look-up */
     struct speculation_record speculation;
-    int32_t drafts[SCHED_MAX_DRAFTS]; /* of the step that is planned */
+    int32_t drafts[SPECULATION_MAX_DRAFTS]; /* of the step that is planned */
     enum draft_source draft_source;
     int n_drafted, n_accepted; /* drafts that were verified, and that were right; final at the farewell */
 

@@ -72,7 +72,7 @@ int runner_load(struct runner *r, const struct checkpoint *checkpoint, const str
     if (status) return status;
 
     const size_t batch_ints = batch_arrays_ints(o->max_tokens, o->max_seqs, o->max_rows, widest_table(o));
-    const size_t rows = (size_t)o->max_rows, drafted = SCHED_MAX_DRAFTS * (size_t)o->max_seqs;
+    const size_t rows = (size_t)o->max_rows, drafted = SPECULATION_MAX_DRAFTS * (size_t)o->max_seqs;
     r->device_ids = exec_alloc(r->exec, (RUNNER_SLOTS * rows + drafted) * sizeof *r->device_ids);
     r->drafted = exec_alloc_host(r->exec, drafted * sizeof *r->drafted);
     r->device_batch = exec_alloc(r->exec, batch_ints * sizeof(int32_t));
@@ -131,9 +131,8 @@ static int order_items(int *order, const struct plan *plan) {
     return n_decode;
 }
 
-/* Where in device_ids the ids of a flight begin, and those that a draft model makes: [SCHED_MAX_DRAFTS, max_seqs]. */
+/* Where in device_ids the ids of a flight begin. */
 static int ids_at(const struct runner *r, int slot) { return slot * r->options.max_rows; }
-static int drafts_at(const struct runner *r) { return ids_at(r, RUNNER_SLOTS); }
 
 /* Where draft j of a sequence will be in device_ids, if the device makes it. */
 static int draft_at(const struct runner *r, const struct request *request, int j) {
@@ -335,7 +334,7 @@ void runner_launch(struct runner *r, int slot, const struct plan *plan) {
     exec_download_async(r->exec, f->ids, r->device_ids + ids_at(r, slot), (size_t)f->n_sampled * sizeof *f->ids);
     const int n_drafted = most_drafted(plan) * r->options.max_seqs;
     if (n_drafted)
-        exec_download_async(r->exec, r->drafted, r->device_ids + drafts_at(r), (size_t)n_drafted * sizeof *r->drafted);
+        exec_download_async(r->exec, r->drafted, r->device_ids + runner_drafts_at(r), (size_t)n_drafted * sizeof *r->drafted);
     if (wishes) fetch_wishes(r, slot);
     exec_record(r->exec, end_mark(slot));
     for (int i = 0; i < plan->n_items; i++) {
@@ -356,7 +355,7 @@ int runner_land(struct runner *r, int slot, const struct plan *plan, int32_t *sa
         if (!item->sample) continue;
         memcpy(sampled, f->ids + f->row_of_item[i], (size_t)(1 + item->n_drafts) * sizeof *sampled);
         for (int j = 0; j < item->n_drafts && request->drafts_at >= 0; j++)
-            item->drafts[j] = r->drafted[draft_at(r, request, j) - drafts_at(r)];
+            item->drafts[j] = r->drafted[draft_at(r, request, j) - runner_drafts_at(r)];
         sampled += 1 + item->n_drafts;
     }
     for (int i = 0; i < f->R && f->stride; i++) {

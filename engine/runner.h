@@ -60,7 +60,7 @@ struct runner {
     struct activations a;
     struct kv_cache kv;
     int32_t *device_ids;                   /* device [RUNNER_SLOTS, max_rows]: of each slot what it sampled, then the
-                                              targets of prompt rows; [SCHED_MAX_DRAFTS, max_seqs]: what a draft model
+                                              targets of prompt rows; [SPECULATION_MAX_DRAFTS, max_seqs]: what a draft model
                                               made. A token below 0 of a batch is an index here */
     int32_t *drafted;                      /* owned, pinned: the last of these */
     int32_t *device_batch;                 /* device: the arrays of struct batch */
@@ -86,6 +86,9 @@ int runner_load(struct runner *r, const struct checkpoint *checkpoint, const str
  * KV memory, whose granules have so many bytes. Both stay the caller's. */
 void runner_place(struct runner *r, void *arena, void *pool, size_t granule_bytes);
 void runner_close(struct runner *r); /* accepts a half-opened one */
+
+/* Where in device_ids the ids begin that a draft model makes; draft j of a sequence lies j * max_seqs behind its first. */
+static inline int runner_drafts_at(const struct runner *r) { return RUNNER_SLOTS * r->options.max_rows; }
 
 size_t runner_arena_bytes(const struct runner_options *options, const struct model_config *config);
 /* The layout of KV blocks where a granule has so many bytes. */

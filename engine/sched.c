@@ -104,7 +104,7 @@ int plan_init(struct plan *plan, int max_num_seqs) {
     *plan = (struct plan){
         .items = calloc((size_t)max_num_seqs, sizeof *plan->items),
         .finished = calloc((size_t)max_num_seqs, sizeof *plan->finished),
-        .drafts = calloc((size_t)max_num_seqs * SCHED_MAX_DRAFTS, sizeof *plan->drafts),
+        .drafts = calloc((size_t)max_num_seqs * SPECULATION_MAX_DRAFTS, sizeof *plan->drafts),
     };
     if (plan->items && plan->finished && plan->drafts) return STATUS_OK;
     plan_deinit(plan);
@@ -253,7 +253,7 @@ int sched_may_draft(const struct sched *s, const struct plan *plan, int i) {
     const struct plan_item *item = &plan->items[i];
     const struct sequence *q = item->seq;
     if (!item->sample || item->n_tokens != 1 || item->n_rows != 1 || q->n_flights > 1) return 0;
-    int n = min_int(SCHED_MAX_DRAFTS, q->max_len - q->n_tokens - 1); /* one more than drafts may be sampled */
+    int n = min_int(SPECULATION_MAX_DRAFTS, q->max_len - q->n_tokens - 1); /* one more than drafts may be sampled */
     n = min_int(n, s->options.max_num_batched_tokens - plan->n_tokens);
     return min_int(n, s->options.max_logits_rows - plan->n_rows);
 }
@@ -268,7 +268,7 @@ int sched_draft(struct sched *s, struct plan *plan, int i, const int32_t *drafts
     if (n <= 0) return 0;
     CHECK(grow(s, q, q->n_tokens + n));
     item->n_drafts = q->n_drafts = n;
-    item->drafts = plan->drafts + (size_t)i * SCHED_MAX_DRAFTS;
+    item->drafts = plan->drafts + (size_t)i * SPECULATION_MAX_DRAFTS;
     if (drafts) memcpy(item->drafts, drafts, (size_t)n * sizeof *drafts);
     item->n_tokens += n;
     item->n_rows += n;

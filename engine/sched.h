@@ -57,8 +57,6 @@
 
 /* ---- plan: one step ---------------------------------------------------------------------------------------------- */
 
-enum { SCHED_MAX_DRAFTS = 16 };
-
 /* Compute tokens[first .. first + n_tokens - 1] of seq, the last n_drafts of which are not tokens but drafts; its
  * context is then first + n_tokens tokens long and seq->blocks covers it. The last n_rows of these need logits (0:
  * none). */
@@ -94,7 +92,7 @@ struct plan {
     int n_preempted;            /* sequences that lost their blocks for this plan */
     struct sequence **finished; /* owned [max_num_seqs] filled by sched_commit: the caller's again */
     int n_finished;
-    int32_t *drafts;            /* owned [max_num_seqs, SCHED_MAX_DRAFTS] of item i in row i */
+    int32_t *drafts;            /* owned [max_num_seqs, SPECULATION_MAX_DRAFTS] of item i in row i */
 };
 int plan_init(struct plan *plan, int max_num_seqs); /* STATUS_NO_MEMORY */
 void plan_deinit(struct plan *plan);                /* zeroed is fine */
@@ -130,7 +128,7 @@ struct sched { /* the caller's memory; owns no heap */
     uint64_t n_preemptions;
     struct { /* the draft model, set by draft_attach */
         int model; /* KV_NONE: there is none */
-        int P, vocab, max_tokens;
+        int P, vocab, max_tokens, max_len;
         bool is_short; /* blocks were short for the last plan, so no shadow grows */
         uint64_t n_drops;
     } draft;

@@ -64,7 +64,7 @@ void speculation_score(struct speculation *s, struct speculation_record *r, cons
 }
 
 /* The chance of each draft, given that those before it are right. hopeful: as high as what was seen allows. */
-static void chances(float p[SCHED_MAX_DRAFTS], const struct speculation *s, const struct speculation_record *r,
+static void chances(float p[SPECULATION_MAX_DRAFTS], const struct speculation *s, const struct speculation_record *r,
                     enum draft_source source, bool hopeful) {
     float common = FIRST_GUESS;
     for (int j = 0; j < s->max_drafts; j++) {
@@ -173,7 +173,7 @@ static void see_time(struct step_times *t, int T, double seconds) {
 /* ---- the choice -------------------------------------------------------------------------------------------------- */
 
 int speculation_open(struct speculation *s, int max_seqs, int max_drafts) {
-    CHECK(max_seqs >= 1 && max_drafts >= 1 && max_drafts <= SCHED_MAX_DRAFTS);
+    CHECK(max_seqs >= 1 && max_drafts >= 1 && max_drafts <= SPECULATION_MAX_DRAFTS);
     const size_t n = (size_t)max_seqs * (size_t)max_drafts;
     *s = (struct speculation){.max_drafts = max_drafts, .max_seqs = max_seqs};
     s->worth = malloc(n * sizeof *s->worth);
@@ -203,7 +203,7 @@ static int sort_drafts(struct speculation *s, const struct speculation_candidate
     enum { LEVELS = 256 };
     int first[LEVELS + 1] = {0}, n_drafts = 0;
     for (int i = 0; i < n; i++) {
-        float p[SCHED_MAX_DRAFTS], worth = c[i].source == DRAFT_BY_MODEL ? 1 : c[i].chance;
+        float p[SPECULATION_MAX_DRAFTS], worth = c[i].source == DRAFT_BY_MODEL ? 1 : c[i].chance;
         chances(p, s, c[i].record, c[i].source, hopeful);
         for (int j = 0; j < min_int(most_drafts(&c[i]), s->max_drafts); j++) {
             worth *= p[j];
@@ -217,7 +217,7 @@ static int sort_drafts(struct speculation *s, const struct speculation_candidate
         for (int i = 0; i < n; i++)
             if (j < most_drafts(&c[i])) {
                 const int level = LEVELS - (int)(s->worth[i * s->max_drafts + j] * (LEVELS - 1));
-                s->order[first[level - 1]++] = (uint32_t)(i * SCHED_MAX_DRAFTS + j);
+                s->order[first[level - 1]++] = (uint32_t)(i * SPECULATION_MAX_DRAFTS + j);
             }
     return n_drafts;
 }
@@ -265,7 +265,7 @@ static struct choice best_choice(struct speculation *s, const struct speculation
         double tokens = n;
         int taken = 0;
         for (int k = 0; k < n_drafts; k++) {
-            const int i = (int)s->order[k] / SCHED_MAX_DRAFTS, j = (int)s->order[k] % SCHED_MAX_DRAFTS;
+            const int i = (int)s->order[k] / SPECULATION_MAX_DRAFTS, j = (int)s->order[k] % SPECULATION_MAX_DRAFTS;
             if (c[i].source == DRAFT_BY_MODEL && j >= depth) continue;
             taken++;
             tokens += (double)s->worth[i * s->max_drafts + j];
@@ -282,7 +282,7 @@ static struct choice best_choice(struct speculation *s, const struct speculation
 static int apply(struct speculation *s, struct speculation_candidate *c, const struct choice *choice) {
     int n = 0;
     for (int k = 0; k < choice->n; k++) {
-        const int i = (int)s->order[k] / SCHED_MAX_DRAFTS, j = (int)s->order[k] % SCHED_MAX_DRAFTS;
+        const int i = (int)s->order[k] / SPECULATION_MAX_DRAFTS, j = (int)s->order[k] % SPECULATION_MAX_DRAFTS;
         if (c[i].source == DRAFT_BY_MODEL && j >= choice->depth) continue;
         c[i].n_drafts++;
         n++;
@@ -293,7 +293,7 @@ static int apply(struct speculation *s, struct speculation_candidate *c, const s
 /* Look-up's drafts cost nothing to make, so they come first; but where the draft model is right far more often, its. */
 static enum draft_source source_of(const struct speculation *s, const struct speculation_candidate *c) {
     if (!c->n_model || !c->n_lookup) return c->n_lookup ? DRAFT_BY_LOOKUP : DRAFT_BY_MODEL;
-    float lookup[SCHED_MAX_DRAFTS], model[SCHED_MAX_DRAFTS];
+    float lookup[SPECULATION_MAX_DRAFTS], model[SPECULATION_MAX_DRAFTS];
     chances(lookup, s, c->record, DRAFT_BY_LOOKUP, false);
     chances(model, s, c->record, DRAFT_BY_MODEL, false);
     return 2 * lookup[0] * c->chance < model[0] ? DRAFT_BY_MODEL : DRAFT_BY_LOOKUP;
@@ -326,7 +326,7 @@ int speculation_choose(struct speculation *s, struct speculation_candidate *c, i
 int speculation_shadows(struct speculation *s, int n) {
     n = min_int(n, s->max_seqs);
     if (!n || s->target.scale == 0) return 0;
-    float p[SCHED_MAX_DRAFTS];
+    float p[SPECULATION_MAX_DRAFTS];
     chances(p, s, NULL, DRAFT_BY_MODEL, s->draft.scale == 0);
     const double none = n / step_times_at(&s->target, n);
     double tokens = n, worth = n;

@@ -36,7 +36,7 @@
  * it chooses drafts, every step must land before the next one is planned. Nothing allocates after speculation_open. */
 #pragma once
 
-#include "engine/sched.h" /* SCHED_MAX_DRAFTS */
+#include "engine/sched.h" /* SPECULATION_MAX_DRAFTS */
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -44,7 +44,7 @@
 enum draft_source { DRAFT_BY_LOOKUP, DRAFT_BY_MODEL, DRAFT_SOURCES };
 
 struct acceptance { /* [position]: drafts behind right ones only, and how many of them were right; weighted by age */
-    float tried[SCHED_MAX_DRAFTS], right[SCHED_MAX_DRAFTS];
+    float tried[SPECULATION_MAX_DRAFTS], right[SPECULATION_MAX_DRAFTS];
 };
 
 /* What is remembered of one sequence; zeroed to begin with. */
@@ -53,7 +53,7 @@ struct speculation_record {
     float chance; /* how often look-up finds something */
     int n_asked;  /* times it was asked */
     /* a guess of look-up that nobody verified */
-    int32_t guess[SCHED_MAX_DRAFTS];
+    int32_t guess[SPECULATION_MAX_DRAFTS];
     int n_guess, guess_at; /* ids (0: no open guess); position of the first */
 };
 
@@ -84,7 +84,7 @@ struct speculation {
     bool model_pays; /* as speculation_shadows found it */
     /* one choice: owned [max_seqs * max_drafts] */
     float *worth;          /* [sequence, position] */
-    uint32_t *order;       /* sequence * SCHED_MAX_DRAFTS + position, worthiest first */
+    uint32_t *order;       /* sequence * SPECULATION_MAX_DRAFTS + position, worthiest first */
     float *seconds, *most; /* by number of drafts: the step's time, and what it may be at most */
 };
 

@@ -2,10 +2,9 @@
 #include "engine/speculator.h"
 
 #include "engine/draft.h"
+#include "kernels/noise.h"
 
 #include <stdlib.h>
-
-_Static_assert((int)SPECULATION_MAX_DRAFTS == (int)SCHED_MAX_DRAFTS, "one bound by two names");
 
 /* Tokens of a prompt that are indexed in one step: a few microseconds. */
 enum { INDEX_AT_ONCE = 4096 };
@@ -25,8 +24,9 @@ int speculator_attach(struct speculator *s, struct runner *draft, int kv_model, 
     const int n = s->runner->options.max_seqs;
     s->draft_items = calloc((size_t)n, sizeof *s->draft_items);
     if (!s->draft_items) return fail(err, err_bytes, STATUS_NO_MEMORY, "out of memory for speculative decoding");
-    draft_attach(s->sched, kv_model, draft->model.config.vocab, draft->options.max_tokens);
-    return drafter_open(&s->drafter, draft, s->runner, err, err_bytes);
+    draft_attach(s->sched, kv_model, draft->model.config.vocab, draft->options.max_tokens,
+                 draft->options.max_model_len);
+    return drafter_open(&s->drafter, draft, s->runner, s->config->max_drafts, err, err_bytes);
 }
 
 void speculator_close(struct speculator *s) {
@@ -152,21 +152,13 @@ void speculator_propose(struct speculator *s, struct plan *plan) {
     launch_drafter(s, plan);
 }
 
-/* Uniform in [0, 1), of a position of a sequence. */
-static double chance_of(uint64_t seed, int position) {
-    uint64_t x = seed + 0x9e3779b97f4a7c15u * (uint64_t)(position + 1);
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-    return (double)((x ^ (x >> 31)) >> 11) * 0x1p-53;
-}
-
 void speculator_impose(const struct speculator *s, const struct plan *plan, int32_t *sampled) {
     if (s->config->acceptance <= 0) return;
     for (int i = 0; i < plan->n_items; i++) {
         const struct plan_item *item = &plan->items[i];
         if (!item->sample) continue;
         for (int j = 0; j < item->n_drafts; j++) {
-            const bool right = chance_of(request_of(item)->sample.seed, item->first + j) < s->config->acceptance;
+            const bool right = noise_uniform(noise_bits(request_of(item)->sample.seed, item->first + j, 0)) < s->config->acceptance;
             if (right)
                 sampled[j] = item->drafts[j];
             else if (sampled[j] == item->drafts[j])

@@ -139,13 +139,8 @@ static int open_encoder(struct job *j, const char *model) {
                     tokenizer_size(j->tokenizer));
     if (j->options.max_tokens < j->config.max_len) j->options.max_tokens = j->config.max_len;
     struct exec_options exec = {.backend = j->device, .dtype = wanted_dtype(j), .n_threads = j->n_threads};
-    encoder_widen(&exec, &j->config, &j->options);
-    status = exec_open(&j->exec, &exec, j->err, sizeof j->err);
-    if (!status && !strcmp(j->dtype, "auto") && exec.dtype == DTYPE_F32 && exec_is_gpu(j->exec)) {
-        exec_close(j->exec); /* as vLLM does: a GPU has no speed to offer in float32 */
-        exec.dtype = DTYPE_F16;
-        status = exec_open(&j->exec, &exec, j->err, sizeof j->err);
-    }
+    status = encoder_exec_open(&j->exec, &exec, !strcmp(j->dtype, "auto"), &j->config, &j->options, j->err,
+                               sizeof j->err);
     if (!status)
         status = encoder_open(&j->encoder, j->exec, j->checkpoint, &j->config, &j->options, j->err, sizeof j->err);
     return status;

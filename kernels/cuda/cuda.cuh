@@ -22,16 +22,7 @@ extern "C" {
 #include <cuda_runtime.h>
 #include <stdint.h>
 
-struct cuda_sampler; /* quantize.cu */
-void cuda__awq_round(struct exec *e, void *out, const struct matrix *w, const struct awq_rule *rule);
-void cuda__awq_quantize(struct exec *e, int32_t *qweight, int32_t *qzeros, uint16_t *scales, const struct matrix *w,
-                        const struct awq_rule *rule, const float *divisor);
-void cuda__awq_clip(struct exec *e, float *limit, const float *gram, const struct matrix *w, const float *s);
-void cuda__gram_add(struct exec *e, float *gram, const void *x, int T, int C);
-void cuda__column_abs_add(struct exec *e, float *sums, const void *x, int T, int C);
-void cuda__row_distance_add(struct exec *e, float *sums, const void *a, const void *b, int T, int C);
-
-/* sample.cu */
+struct cuda_sampler; /* sample.cu */
 struct cuda_lt;      /* linear_lt.cu */
 
 enum { CUDA_CLAIMS = 128, CUDA_MOST_CLUSTER = 8 };

@@ -230,6 +230,40 @@ Test(deployment, one_cancel_leaves_the_other) {
     deployment_close(d);
 }
 
+/* A model that answers few and short requests of its own drafts for one with many and longer ones: it drafts as far as it
+ * can, and the answers are those without it. Two models may have one that drafts for them. */
+Test(deployment, a_draft_of_smaller_limits) {
+    static struct job alone[MAX_JOBS], jobs[N_MODELS][MAX_JOBS];
+    enum { N = 12 };
+    struct engine_options o[3];
+    struct deployment *d;
+    char err[ERR_BYTES];
+    two_models(o);
+    o[1] = o[0];
+    o[2] = engine_default_options();
+    o[2].model = MODELS "qwen3-fp32";
+    o[2].max_num_seqs = 2;
+    o[2].max_model_len = 100;
+    o[2].block_size = 8;
+    for (int i = 0; i < N; i++) make_job(&alone[i], i, 10 + 30 * i);
+    for (int m = 0; m < N_MODELS; m++) memcpy(jobs[m], alone, sizeof alone);
+    answer_alone(&o[0], alone, N);
+    for (int m = 0; m < N_MODELS; m++)
+        o[m].speculative_config = "{\"model\": \"" MODELS "qwen3-fp32\", \"adaptive\": false}";
+    o[0].kv_cache_memory_bytes = 64 << 20;
+    cr_assert_eq(deployment_open(&d, o, 3, err, sizeof err), 0, "%s", err);
+    for (int i = 0; i < N; i++)
+        for (int m = 0; m < N_MODELS; m++) submit(deployment_engine(d, m), &jobs[m][i]);
+    for (int m = 0; m < N_MODELS; m++) finish(deployment_engine(d, m), N);
+    for (int m = 0; m < N_MODELS; m++) {
+        for (int i = 0; i < N; i++) assert_same(&alone[i], &jobs[m][i], "target", i);
+        const struct engine_stats s = stats_of(d, m);
+        cr_assert_gt(engine_stats_speculation(&s).n_draft_tokens, 0, "nothing was drafted: the test says nothing");
+    }
+    cr_assert_eq(stats_of(d, 2).n_blocks_used, 0);
+    deployment_close(d);
+}
+
 /* An encoder in the crowd: each text's vector is to the bit the one that it gets alone. */
 Test(deployment, an_encoder_beside_a_decoder) {
     enum { N_TEXTS = 30, C = 256 };

@@ -15,7 +15,7 @@ struct rig {
 
 static const struct sched_options usual = {.max_num_seqs = 4, .max_num_batched_tokens = 64, .max_logits_rows = 32,
                                            .max_model_len = 128, .chunked_prefill = true};
-enum { VOCAB = 1000, DRAFT_TOKENS = 12 };
+enum { VOCAB = 1000, DRAFT_TOKENS = 12, DRAFT_LEN = 100 };
 
 static struct rig rig_open(int n_granules) {
     struct rig rig = {0};
@@ -24,7 +24,7 @@ static struct rig rig_open(int n_granules) {
     char err[ERR_BYTES] = "";
     cr_assert_eq(kv_pool_open(&rig.pool, &pool, err, sizeof err), STATUS_OK, "%s", err);
     cr_assert_eq(sched_init(&rig.sched, &usual, rig.pool, 0, err, sizeof err), STATUS_OK, "%s", err);
-    draft_attach(&rig.sched, 1, VOCAB, DRAFT_TOKENS);
+    draft_attach(&rig.sched, 1, VOCAB, DRAFT_TOKENS, DRAFT_LEN);
     cr_assert_eq(plan_init(&rig.plan, usual.max_num_seqs), STATUS_OK);
     return rig;
 }
@@ -252,5 +252,33 @@ Test(draft, an_end_among_drafts_is_the_end) {
     cr_assert(q->state == SEQUENCE_FINISHED && q->n_tokens == 12 && q->reason == FINISH_STOP);
     cr_assert_eq(kv_pool_stats(rig.pool, 1).n_cached, 3);
     sequence_close(q);
+    rig_close(&rig);
+}
+
+/* What the draft model cannot compute is neither drafted nor caught up with, and what it had goes back. */
+Test(draft, a_sequence_outgrows_the_model) {
+    struct rig rig = rig_open(400);
+    submit(&rig, 10, (struct sequence_params){.n_prompt = 60, .max_tokens = 60});
+    struct sequence *longer = submit(&rig, 300, (struct sequence_params){.n_prompt = DRAFT_LEN + 1, .max_tokens = 4});
+    struct sequence *q = rig.sched.running.head ? rig.sched.running.head : rig.sched.waiting.head;
+    int most = 0, last = 0;
+    while (q->state != SEQUENCE_FINISHED && q->n_tokens < DRAFT_LEN + 10) {
+        plan(&rig, 4);
+        for (int i = 0; i < rig.plan.n_items; i++) {
+            const struct plan_item *item = &rig.plan.items[i];
+            const int n_steps = item->by_model ? item->n_drafts - 1 : 0;
+            cr_assert_leq(item->draft_first + item->n_draft_tokens + n_steps, DRAFT_LEN);
+            cr_assert(item->seq != longer || !item->n_draft_tokens);
+            if (item->seq != q || !item->by_model) continue;
+            if (item->n_drafts > most) most = item->n_drafts;
+            last = item->draft_first + item->n_draft_tokens + n_steps;
+        }
+        commit(&rig, 1);
+        for (int i = 0; i < rig.plan.n_finished; i++)
+            if (rig.plan.finished[i] != q) sequence_close(rig.plan.finished[i]);
+    }
+    cr_assert_eq(most, 4);
+    cr_assert_eq(last, DRAFT_LEN, "drafted up to %d", last);
+    cr_assert(q->shadow.impossible && !q->shadow.n_blocks);
     rig_close(&rig);
 }

@@ -71,7 +71,7 @@ struct sim { /* one model */
     int model;
     struct sched sched;
     struct plan plans[SCHED_MAX_FLIGHTS];
-    int32_t sampled[SCHED_MAX_FLIGHTS][MAX_LIVE * (1 + SCHED_MAX_DRAFTS)];
+    int32_t sampled[SCHED_MAX_FLIGHTS][MAX_LIVE * (1 + SPECULATION_MAX_DRAFTS)];
     bool fault[SCHED_MAX_FLIGHTS];
     int first, n_flights; /* plans in flight: first, first + 1, ... */
     int n_live;
@@ -447,9 +447,9 @@ static void give_drafts(struct world *w, struct sim *sim, struct plan *plan) {
         const struct plan_item before = *item;
         struct sequence *q = item->seq;
         const struct request *r = q->user;
-        int32_t drafts[SCHED_MAX_DRAFTS + 4];
+        int32_t drafts[SPECULATION_MAX_DRAFTS + 4];
         if (kind == 0 || one_in(5)) continue;
-        const int most = sched_may_draft(s, plan, i), n = kind == 1 ? SCHED_MAX_DRAFTS + 4 : 1 + below(6);
+        const int most = sched_may_draft(s, plan, i), n = kind == 1 ? SPECULATION_MAX_DRAFTS + 4 : 1 + below(6);
         const int right = kind == 2 ? n : below(n + 1), n_blocks = q->n_blocks;
         const int vocab = w->config->draft_vocab ? w->config->draft_vocab : VOCAB;
         for (int d = 0; d < n; d++) {
@@ -572,7 +572,9 @@ static void simulate(const struct config *config, bool ahead, bool drafts, uint6
             CHECK_EQ(plan_init(&w->sims[m].plans[i], config->sched.max_num_seqs), STATUS_OK);
     }
 
-    if (config->draft_vocab) draft_attach(&w->sims[0].sched, 1, config->draft_vocab, config->draft_tokens);
+    if (config->draft_vocab) /* some sequences outgrow it */
+        draft_attach(&w->sims[0].sched, 1, config->draft_vocab, config->draft_tokens,
+                     config->sched.max_model_len * 3 / 4);
 
     bool live = true;
     for (int step = 0; step < n_steps || live; step++) {
