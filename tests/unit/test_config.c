@@ -1,9 +1,9 @@
 /* weights.h, configuration: real config.json files, each refusal's sentence, generation defaults, finding a model. */
 #include "kernels/status.h"
 #include "weights/weights.h"
+#include "tests/unit/temporary_folder.h"
 
 #include <criterion/criterion.h>
-#include <ftw.h>
 #include <limits.h>
 #include <math.h>
 #include <stdio.h>
@@ -14,24 +14,14 @@
 
 #define REAL "../shared/data/model-configs/"
 
-static char err[ERR_BYTES], folder[64];
+static char err[ERR_BYTES];
 static struct model_config config;
 
 static void setup(void) {
-    snprintf(folder, sizeof folder, "/tmp/test_config_XXXXXX");
-    cr_assert(mkdtemp(folder));
+    folder_make("test_config");
 }
 
-static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw) {
-    (void)st, (void)flag, (void)ftw;
-    return remove(path);
-}
-
-static void teardown(void) {
-    nftw(folder, remove_one, 8, FTW_DEPTH | FTW_PHYS);
-}
-
-TestSuite(config, .init = setup, .fini = teardown);
+TestSuite(config, .init = setup, .fini = folder_remove);
 
 static void write_file(const char *name, const char *text) {
     char path[PATH_MAX];

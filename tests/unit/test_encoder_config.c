@@ -2,9 +2,9 @@
  * checkpoint. */
 #include "kernels/status.h"
 #include "weights/weights.h"
+#include "tests/unit/temporary_folder.h"
 
 #include <criterion/criterion.h>
-#include <ftw.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,24 +13,14 @@
 
 #define GOLDEN "tests/golden/"
 
-static char err[ERR_BYTES], folder[64];
+static char err[ERR_BYTES];
 static struct encoder_config config;
 
 static void setup(void) {
-    snprintf(folder, sizeof folder, "/tmp/test_encoder_config_XXXXXX");
-    cr_assert(mkdtemp(folder));
+    folder_make("test_encoder_config");
 }
 
-static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw) {
-    (void)st, (void)flag, (void)ftw;
-    return remove(path);
-}
-
-static void teardown(void) {
-    nftw(folder, remove_one, 8, FTW_DEPTH | FTW_PHYS);
-}
-
-TestSuite(encoder_config, .init = setup, .fini = teardown);
+TestSuite(encoder_config, .init = setup, .fini = folder_remove);
 
 static void write_file(const char *name, const char *text) {
     char path[PATH_MAX];

@@ -1,11 +1,11 @@
 /* weights.h, download: against a small HTTP server in a child process that also misbehaves on request. */
 #include "kernels/status.h"
 #include "weights/weights.h"
+#include "tests/unit/temporary_folder.h"
 
 #include <arpa/inet.h>
 #include <criterion/criterion.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <limits.h>
 #include <netinet/in.h>
 #include <openssl/evp.h>
@@ -51,7 +51,7 @@ static struct seen {
     } request[64];
 } * seen;
 
-static char err[ERR_BYTES], folder[64], endpoint[64], weights[WEIGHTS_BYTES], sha256[65], config_sha1[41];
+static char err[ERR_BYTES], endpoint[64], weights[WEIGHTS_BYTES], sha256[65], config_sha1[41];
 static pid_t server;
 static int port;
 
@@ -193,8 +193,7 @@ static void make_list(int64_t size, const char *digest, const char *more) {
 
 static void setup(void) {
     uint32_t x = 1;
-    snprintf(folder, sizeof folder, "/tmp/test_pull_XXXXXX");
-    cr_assert(mkdtemp(folder));
+    folder_make("test_pull");
     setenv("no_proxy", "*", 1);
     seen = mmap(NULL, sizeof *seen, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     cr_assert_neq(seen, MAP_FAILED);
@@ -204,17 +203,12 @@ static void setup(void) {
     make_list(WEIGHTS_BYTES, sha256, "");
 }
 
-static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw) {
-    (void)st, (void)flag, (void)ftw;
-    return remove(path);
-}
-
 static void teardown(void) {
     if (server > 0) {
         kill(server, SIGKILL);
         waitpid(server, NULL, 0);
     }
-    nftw(folder, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+    folder_remove();
 }
 
 TestSuite(pull, .init = setup, .fini = teardown, .timeout = 60);

@@ -2,9 +2,9 @@
  * biases and other rows leaves the model's function as it was, and the sentences of what cannot be quantised. */
 #include "engine/engine.h"
 #include "engine/quantize.h"
+#include "tests/unit/temporary_folder.h"
 
 #include <criterion/criterion.h>
-#include <ftw.h>
 #include <limits.h>
 #include <math.h>
 #include <stdio.h>
@@ -16,21 +16,13 @@
 #define SAMPLE "weights/sample/small"
 enum { N_SEQUENCES = 3, LENGTH = 96, MAX_RESULTS = 64 };
 
-static char err[ERR_BYTES], folder[64];
+static char err[ERR_BYTES];
 
 static void setup(void) {
-    snprintf(folder, sizeof folder, "/tmp/test_quantize_XXXXXX");
-    cr_assert(mkdtemp(folder));
+    folder_make("test_quantize");
 }
 
-static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw) {
-    (void)st, (void)flag, (void)ftw;
-    return remove(path);
-}
-
-static void teardown(void) { nftw(folder, remove_one, 8, FTW_DEPTH | FTW_PHYS); }
-
-TestSuite(quantize, .init = setup, .fini = teardown, .timeout = 300);
+TestSuite(quantize, .init = setup, .fini = folder_remove, .timeout = 300);
 
 static const char *path_of(const char *name) {
     static char paths[4][PATH_MAX];

@@ -1,10 +1,10 @@
 /* weights.h, tensors: each validation's sentence, shards, writing, and that opening a large checkpoint is free. */
 #include "kernels/status.h"
 #include "weights/weights.h"
+#include "tests/unit/temporary_folder.h"
 
 #include <criterion/criterion.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,23 +13,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static char err[ERR_BYTES], folder[64];
+static char err[ERR_BYTES];
 
 static void setup(void) {
-    snprintf(folder, sizeof folder, "/tmp/test_safetensors_XXXXXX");
-    cr_assert(mkdtemp(folder));
+    folder_make("test_safetensors");
 }
 
-static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw) {
-    (void)st, (void)flag, (void)ftw;
-    return remove(path);
-}
-
-static void teardown(void) {
-    nftw(folder, remove_one, 8, FTW_DEPTH | FTW_PHYS);
-}
-
-TestSuite(safetensors, .init = setup, .fini = teardown);
+TestSuite(safetensors, .init = setup, .fini = folder_remove);
 
 static const char *path_of(const char *name) {
     static char path[PATH_MAX];
