@@ -193,10 +193,11 @@ static int check_same_tokens(const struct engine *e, const struct engine *draft,
         size_t a_bytes, b_bytes;
         const char *of_a = tokenizer_bytes(a, id, &a_bytes), *of_b = tokenizer_bytes(b, id, &b_bytes);
         if (!a_bytes || !b_bytes || (a_bytes == b_bytes && !memcmp(of_a, of_b, a_bytes))) continue;
-        return fail(err, err_bytes, STATUS_INVALID,
-                    "%s cannot draft for %s: expected the same tokens, but id %d is \"%.*s\" in one and \"%.*s\" in the "
-                    "other; choose a draft model of the same family",
-                    draft->path, e->path, id, (int)b_bytes, of_b, (int)a_bytes, of_a);
+        return fail(
+            err, err_bytes, STATUS_INVALID,
+            "%s cannot draft for %s: expected the same tokens, but id %d is \"%.*s\" in one and \"%.*s\" in the "
+            "other; choose a draft model of the same family",
+            draft->path, e->path, id, (int)b_bytes, of_b, (int)a_bytes, of_a);
     }
     return 0;
 }

@@ -140,7 +140,8 @@ void drafter_launch(struct drafter *d, const struct draft_item *items, int n) {
     int n_decode, n_drafting = sort_items(d, items, n, &n_decode);
     exec_record(d->target->exec, BEGIN_MARK);
     run_first(d, items, n, n_drafting, n_decode);
-    for (int b = 0; b < n; b++) items[d->rank[b]].request->drafts_at = b < n_drafting ? runner_drafts_at(d->target) + b : -1;
+    for (int b = 0; b < n; b++)
+        items[d->rank[b]].request->drafts_at = b < n_drafting ? runner_drafts_at(d->target) + b : -1;
     for (int j = 1; n_drafting; j++) {
         while (n_drafting && items[d->rank[n_drafting - 1]].n_drafts <= j) n_drafting--;
         if (n_drafting) run_next(d, items, n_drafting, j);

@@ -5,8 +5,8 @@
 #include <string.h>
 
 int embedder_open(struct embedder *e, const struct exec_options *exec, bool is_auto_dtype,
-                  const struct checkpoint *checkpoint, const struct encoder_config *config, int max_tokens, int max_texts,
-                  char *err, size_t err_bytes) {
+                  const struct checkpoint *checkpoint, const struct encoder_config *config, int max_tokens,
+                  int max_texts, char *err, size_t err_bytes) {
     const struct encoder_options options = {
         .max_tokens = max_tokens > config->max_len ? max_tokens : config->max_len, .max_texts = max_texts};
     *e = (struct embedder){.max_tokens = options.max_tokens, .max_texts = max_texts};
@@ -72,6 +72,7 @@ int embedder_land(struct embedder *e, int slot, double *device_seconds, char *er
     const size_t C = (size_t)encoder_config(e->encoder)->hidden;
     const float *vectors;
     int status = encoder_land(e->encoder, slot, &vectors, device_seconds, err, err_bytes);
-    for (int i = 0; i < f->n && !status; i++) memcpy(f->requests[i]->embedding, vectors + (size_t)i * C, C * sizeof *vectors);
+    for (int i = 0; i < f->n && !status; i++)
+        memcpy(f->requests[i]->embedding, vectors + (size_t)i * C, C * sizeof *vectors);
     return status;
 }

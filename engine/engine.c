@@ -179,7 +179,8 @@ static bool is_dummy(const struct engine *e) {
 int engine__configure(struct engine *e, char *err, size_t err_bytes) {
     double t = engine__now();
     int status = check_options(&e->options, err, err_bytes);
-    if (!status) status = speculative_config_parse(&e->speculative_config, e->options.speculative_config, err, err_bytes);
+    if (!status)
+        status = speculative_config_parse(&e->speculative_config, e->options.speculative_config, err, err_bytes);
     if (!status) status = open_configuration(e, is_dummy(e), err, err_bytes);
     e->info.start.configuration = lap(&t);
     if (!status && !is_dummy(e)) status = checkpoint_open(&e->checkpoint, e->path, err, err_bytes);

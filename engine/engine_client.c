@@ -34,7 +34,8 @@ static void live_remove(struct engine *e, struct request *r) {
 int engine_submit(struct engine *e, const struct request_params *params, uint64_t *id, char *err, size_t err_bytes) {
     int status = request_params_check(params, &e->info, err, err_bytes);
     if (status) return status;
-    if (atomic_load(&e->deployment->stopping)) return fail(err, err_bytes, STATUS_CLOSED, "the engine is shutting down");
+    if (atomic_load(&e->deployment->stopping))
+        return fail(err, err_bytes, STATUS_CLOSED, "the engine is shutting down");
     const int bound = e->options.max_num_seqs + e->options.max_waiting;
     if (e->options.max_waiting && e->n_live >= bound && !params->admitted)
         return fail(err, err_bytes, STATUS_BUSY, "%d requests are running or waiting, and no more than %d may be",

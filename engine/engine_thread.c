@@ -278,7 +278,8 @@ void *engine__thread(void *arg) {
             continue;
         }
         for (int i = 0; i < d->n_engines; i++) /* nobody holds memory that somebody else waits for */
-            if (!d->engines[i].info.is_encoder && !sched_idle(&d->engines[i].sched)) CHECK(!"a scheduler has sequences but plans nothing");
+            if (!d->engines[i].info.is_encoder && !sched_idle(&d->engines[i].sched))
+                CHECK(!"a scheduler has sequences but plans nothing");
         if (!wait_for_work(d)) break;
     }
     take_letters(d); /* requests that came with the word to stop */

@@ -458,7 +458,10 @@ static int search(struct quantizer *q, int i, struct quantize_result *result, ch
     for (int j = 0; j < n_alphas; j++) {
         struct awq_rule *rule = &rules[1 + j];
         if (j) rule->s = q->scalings + (size_t)j * K;
-        if (clip) make_limits(q, i, q->limits + (size_t)j * n_limits, rule->s), rule->limit = q->limits + (size_t)j * n_limits;
+        if (clip) {
+            rule->limit = q->limits + (size_t)j * n_limits;
+            make_limits(q, i, q->limits + (size_t)j * n_limits, rule->s);
+        }
     }
     int status = measure_errors(q, i, errors, rules, 1 + n_alphas, err, err_bytes);
     if (status) return status;
@@ -535,9 +538,10 @@ int quantize_check(const struct model_config *config, const char *name, char *er
                   {"intermediate_size", config->ffn, AWQ_GROUP},
                   {"num_key_value_heads * head_dim", config->n_kv_heads * config->head_dim, 16}};
     if (config->quantization.method != QUANTIZATION_NONE)
-        return fail(err, err_bytes, STATUS_INVALID,
-                    "%s: expected a model that is not quantised, found an AWQ checkpoint; give the model it was made from",
-                    name);
+        return fail(
+            err, err_bytes, STATUS_INVALID,
+            "%s: expected a model that is not quantised, found an AWQ checkpoint; give the model it was made from",
+            name);
     for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
         if (widths[i].width % widths[i].unit)
             return fail(err, err_bytes, STATUS_UNSUPPORTED,

@@ -66,7 +66,8 @@ static int open_sampler(struct request *r, const struct request_params *p, const
 }
 
 int request_open(struct request **out, uint64_t id, const struct request_params *p, const struct engine_info *info,
-                 const struct tokenizer *tokenizer, const struct speculative_config *speculation, uint64_t default_seed) {
+                 const struct tokenizer *tokenizer, const struct speculative_config *speculation,
+                 uint64_t default_seed) {
     const struct sampling_params *s = &p->sampling;
     struct request *r = calloc(1, sizeof *r);
     if (!r) return STATUS_NO_MEMORY;

@@ -334,7 +334,8 @@ void runner_launch(struct runner *r, int slot, const struct plan *plan) {
     exec_download_async(r->exec, f->ids, r->device_ids + ids_at(r, slot), (size_t)f->n_sampled * sizeof *f->ids);
     const int n_drafted = most_drafted(plan) * r->options.max_seqs;
     if (n_drafted)
-        exec_download_async(r->exec, r->drafted, r->device_ids + runner_drafts_at(r), (size_t)n_drafted * sizeof *r->drafted);
+        exec_download_async(r->exec, r->drafted, r->device_ids + runner_drafts_at(r),
+                            (size_t)n_drafted * sizeof *r->drafted);
     if (wishes) fetch_wishes(r, slot);
     exec_record(r->exec, end_mark(slot));
     for (int i = 0; i < plan->n_items; i++) {

@@ -40,7 +40,8 @@ static int read_object(struct speculative_config *c, const cJSON *object, char *
     status = json_get_string(object, "method", &method, sentence, sizeof sentence);
     if (!status) status = json_get_string(object, "model", &model, sentence, sizeof sentence);
     if (!status)
-        status = json_get_int(object, "num_speculative_tokens", 1, SPECULATION_MAX_DRAFTS, &n, sentence, sizeof sentence);
+        status =
+            json_get_int(object, "num_speculative_tokens", 1, SPECULATION_MAX_DRAFTS, &n, sentence, sizeof sentence);
     if (!status) status = json_get_int(object, "prompt_lookup_min", 1, NGRAM_MAX, &low, sentence, sizeof sentence);
     if (!status) status = json_get_int(object, "prompt_lookup_max", 1, NGRAM_MAX, &high, sentence, sizeof sentence);
     if (!status)
@@ -59,19 +60,22 @@ static int read_object(struct speculative_config *c, const cJSON *object, char *
     if (draft != (model && *model))
         return fail(err, err_bytes, STATUS_INVALID,
                     draft ? FLAG ": method \"%s\" needs \"model\", the drafting model; found none"
-                          : FLAG ": method \"%s\" uses no \"model\", but one is given; did you mean \"ngram+draft_model\"?",
+                          : FLAG
+                        ": method \"%s\" uses no \"model\", but one is given; did you mean \"ngram+draft_model\"?",
                     method);
     if (!lookup && (low || high))
         return fail(err, err_bytes, STATUS_INVALID,
-                    FLAG ": prompt_lookup_min and _max belong to a look-up, but method is \"draft_model\"; did you mean "
-                         "\"ngram+draft_model\"?");
+                    FLAG
+                    ": prompt_lookup_min and _max belong to a look-up, but method is \"draft_model\"; did you mean "
+                    "\"ngram+draft_model\"?");
     if (lookup) {
         /* one of the two alone is both, as far as the other's default would contradict it */
         if (!low) low = high && high < DEFAULT_LOOKUP_MIN ? high : DEFAULT_LOOKUP_MIN;
         if (!high) high = low > DEFAULT_LOOKUP_MAX ? low : DEFAULT_LOOKUP_MAX;
         if (low > high)
             return fail(err, err_bytes, STATUS_INVALID,
-                        FLAG ": prompt_lookup_min is %d, more than prompt_lookup_max, which is %d", (int)low, (int)high);
+                        FLAG ": prompt_lookup_min is %d, more than prompt_lookup_max, which is %d", (int)low,
+                        (int)high);
         c->lookup_min = (int)low;
         c->lookup_max = (int)high;
     }

@@ -158,7 +158,8 @@ void speculator_impose(const struct speculator *s, const struct plan *plan, int3
         const struct plan_item *item = &plan->items[i];
         if (!item->sample) continue;
         for (int j = 0; j < item->n_drafts; j++) {
-            const bool right = noise_uniform(noise_bits(request_of(item)->sample.seed, item->first + j, 0)) < s->config->acceptance;
+            const bool right =
+                noise_uniform(noise_bits(request_of(item)->sample.seed, item->first + j, 0)) < s->config->acceptance;
             if (right)
                 sampled[j] = item->drafts[j];
             else if (sampled[j] == item->drafts[j])

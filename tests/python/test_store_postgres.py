@@ -16,7 +16,8 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PROGRAMS = ["test_store", "test_store_random", "test_store_crash", "test_search", "test_confidence", "test_search_scifact"]
+PROGRAMS = ["test_store", "test_store_jobs", "test_store_random", "test_store_crash", "test_search", "test_confidence",
+            "test_search_scifact"]
 
 
 def run(build, url):

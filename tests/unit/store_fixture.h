@@ -138,3 +138,34 @@ static inline int64_t add_ready(struct store *s, const char *tenant, const char 
     OK(publish_chunks(s, tenant, id, name, n, ERR));
     return id;
 }
+
+static inline int64_t add_collection(struct store *s, const char *tenant, const char *name) {
+    int64_t id = 0;
+    OK(store_collection_add(s, tenant, name, NULL, &id, ERR));
+    return id;
+}
+
+static inline enum document_status status_of(struct store *s, const char *tenant, int64_t id) {
+    struct store_documents list = {0};
+    OK(store_document_get(s, tenant, id, &list, ERR));
+    enum document_status status = list.data->status;
+    store_documents_deinit(&list);
+    return status;
+}
+
+static inline int64_t add_job(struct store *s, const char *tenant, int64_t document, int max_attempts) {
+    int64_t id = 0;
+    OK(store_job_add(s, tenant, document, "ingest", "/path", max_attempts, &id, ERR));
+    return id;
+}
+
+static inline void expect_job(struct store *s, const char *tenant, int64_t id, enum job_state state, int attempts,
+                              const char *error) {
+    struct store_jobs jobs = {0};
+    OK(store_job_get(s, tenant, id, &jobs, ERR));
+    cr_assert_eq(jobs.data->state, state, "expected %s, found %s", job_state_name(state),
+                 job_state_name(jobs.data->state));
+    cr_assert_eq(jobs.data->attempts, attempts);
+    cr_assert_str_eq(jobs.data->error, error);
+    store_jobs_deinit(&jobs);
+}

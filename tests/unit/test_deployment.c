@@ -176,8 +176,8 @@ Test(deployment, the_pool_follows_the_load) {
     for (int w = 1; w < WAVES; w++) {
         const int floor = d->pool->models[1 - w % 2].floor_slabs;
         cr_assert(most[w] > n_slabs / 2, "wave %d: the busy model has %d of %d slabs", w, most[w], n_slabs);
-        cr_assert(others[w] <= n_slabs - most[w] && others[w] < most[w] - floor, "wave %d: the idle one has %d of %d", w,
-                  others[w], n_slabs);
+        cr_assert(others[w] <= n_slabs - most[w] && others[w] < most[w] - floor, "wave %d: the idle one has %d of %d",
+                  w, others[w], n_slabs);
     }
     deployment_close(d);
 }
@@ -201,9 +201,11 @@ Test(deployment, steps_take_turns) {
     while (!small.n) take(e, 60000);
     const uint64_t large_before = stats_of(d, LARGE).n_steps, small_before = stats_of(d, SMALL).n_steps;
     while (!small.finished) take(e, 60000);
-    const uint64_t n_large = stats_of(d, LARGE).n_steps - large_before, n_small = stats_of(d, SMALL).n_steps - small_before;
+    const uint64_t n_large = stats_of(d, LARGE).n_steps - large_before,
+                   n_small = stats_of(d, SMALL).n_steps - small_before;
     cr_assert(n_large + 2 >= n_small, "the large model ran dry: the test says nothing");
-    cr_assert(n_large <= n_small + 2, "%d steps of the large model beside %d of the small one", (int)n_large, (int)n_small);
+    cr_assert(n_large <= n_small + 2, "%d steps of the large model beside %d of the small one", (int)n_large,
+              (int)n_small);
     finish(large, CROWD);
     deployment_close(d);
 }

@@ -102,7 +102,8 @@ Test(speculation, samples_the_same_distribution, .timeout = 600) {
         memset(found, 0, sizeof found);
         const int n_drafts = draw_answers(cases[c].config, 1000000 * (c + 1), found);
         const double p = compare(plain, found, &n_bins);
-        fprintf(stderr, "%s: p = %.3f over %d samples in %d bins, %d drafts\n", cases[c].name, p, SAMPLES, n_bins, n_drafts);
+        fprintf(stderr, "%s: p = %.3f over %d samples in %d bins, %d drafts\n", cases[c].name, p, SAMPLES, n_bins,
+                n_drafts);
         cr_assert_gt(n_drafts, SAMPLES / 4, "%s: %d drafts: the test says nothing", cases[c].name, n_drafts);
         cr_assert_gt(n_bins, 10);
         cr_assert_gt(p, 0.01, "%s: p = %g", cases[c].name, p);

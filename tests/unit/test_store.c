@@ -1,5 +1,5 @@
-/* test_store.c - rag/store.h call by call: what is kept, what is refused, who may see it. Random histories:
- * test_store_random.c; a process that is killed: test_store_crash.c. */
+/* test_store.c - rag/store.h call by call: what is kept, what is refused, who may see it. Jobs: test_store_jobs.c; random
+ * histories: test_store_random.c; a process that is killed: test_store_crash.c. */
 #include "rag/store_internal.h"
 #include "tests/unit/store_fixture.h"
 
@@ -25,20 +25,6 @@ static void tear_down(void) {
 }
 
 TestSuite(store, .init = set_up, .fini = tear_down);
-
-static int64_t add_collection(const char *tenant, const char *name) {
-    int64_t id = 0;
-    OK(store_collection_add(s, tenant, name, NULL, &id, ERR));
-    return id;
-}
-
-static enum document_status status_of(const char *tenant, int64_t id) {
-    struct store_documents list = {0};
-    OK(store_document_get(s, tenant, id, &list, ERR));
-    enum document_status status = list.data->status;
-    store_documents_deinit(&list);
-    return status;
-}
 
 /* ---- documents and chunks ---------------------------------------------------------------------------------------- */
 
@@ -70,7 +56,7 @@ Test(store, a_document_comes_back_as_it_was_given) {
 Test(store, chunks_come_back_with_ordinals_and_vectors) {
     struct store_chunks chunks = {0};
     int64_t id = add_ready(s, "alice", "a", 0, 13);
-    cr_assert_eq(status_of("alice", id), DOCUMENT_READY);
+    cr_assert_eq(status_of(s, "alice", id), DOCUMENT_READY);
     OK(store_chunk_range(s, "alice", id, 3, 7, true, &chunks, ERR));
     cr_assert_eq(chunks.n, 5);
     for (int i = 0; i < 5; i++) {
@@ -108,10 +94,10 @@ Test(store, the_same_content_is_one_document) {
     OK(store_document_add(s, "bob", &again, 0, &id, &existed, ERR));
     cr_assert(!existed && id != first, "a hash is a tenant's own");
     OK(store_document_end(s, "alice", first, DOCUMENT_FAILED, "broken", ERR));
-    cr_assert_eq(status_of("alice", first), DOCUMENT_FAILED);
+    cr_assert_eq(status_of(s, "alice", first), DOCUMENT_FAILED);
     OK(store_document_add(s, "alice", &again, 0, &id, &existed, ERR));
     cr_assert(!existed && id == first, "one that failed starts anew");
-    cr_assert_eq(status_of("alice", first), DOCUMENT_PENDING);
+    cr_assert_eq(status_of(s, "alice", first), DOCUMENT_PENDING);
 }
 
 Test(store, publishing_again_replaces_the_chunks) {
@@ -146,7 +132,7 @@ Test(store, a_refused_chunk_leaves_the_document_pending) {
     FAILS(STATUS_INVALID, store_document_publish(s, "alice", id, chunks, 3, 0, ERR));
     chunks[1] = (struct store_chunk){.text = NULL};
     FAILS(STATUS_INVALID, store_document_publish(s, "alice", id, chunks, 3, 0, ERR));
-    cr_assert_eq(status_of("alice", id), DOCUMENT_PENDING);
+    cr_assert_eq(status_of(s, "alice", id), DOCUMENT_PENDING);
     struct store_chunks found = {0};
     OK(store_chunk_range(s, "alice", id, 0, 10, false, &found, ERR));
     cr_assert_eq(found.n, 0);
@@ -155,7 +141,7 @@ Test(store, a_refused_chunk_leaves_the_document_pending) {
 }
 
 Test(store, lists_are_paged_both_ways) {
-    int64_t ids[10], collection = add_collection("alice", "c");
+    int64_t ids[10], collection = add_collection(s, "alice", "c");
     struct store_documents list = {0};
     for (int i = 0; i < 10; i++) {
         char name[16];
@@ -211,7 +197,7 @@ Test(store, bad_input_is_refused_with_a_sentence) {
 /* ---- collections and what an index follows ----------------------------------------------------------------------- */
 
 Test(store, a_document_belongs_to_several_collections) {
-    int64_t a = add_collection("alice", "a"), b = add_collection("alice", "b"), found = 0;
+    int64_t a = add_collection(s, "alice", "a"), b = add_collection(s, "alice", "b"), found = 0;
     int64_t d = add_ready(s, "alice", "d", a, 2), e = add_document(s, "alice", "e", a);
     struct store_collections list = {0};
     struct store_documents documents = {0};
@@ -237,8 +223,8 @@ Test(store, a_document_belongs_to_several_collections) {
     OK(store_collection_list(s, "alice", (struct store_page){.newest_first = true}, &list, ERR));
     cr_assert(list.n == 2 && list.data[0].id == b);
     OK(store_collection_delete(s, "alice", a, ERR));
-    cr_assert_eq(status_of("alice", d), DOCUMENT_READY, "documents outlive a collection");
-    cr_assert_eq(status_of("alice", e), DOCUMENT_PENDING);
+    cr_assert_eq(status_of(s, "alice", d), DOCUMENT_READY, "documents outlive a collection");
+    cr_assert_eq(status_of(s, "alice", e), DOCUMENT_PENDING);
     OK(store_collection_remove(s, "alice", b, d, ERR));
     FAILS(STATUS_NOT_FOUND, store_collection_remove(s, "alice", b, d, ERR));
     store_chunks_deinit(&chunks);
@@ -262,7 +248,7 @@ static void expect_changes(int64_t collection, int64_t *after, const char *kinds
 }
 
 Test(store, changes_are_logged_for_each_collection) {
-    int64_t a = add_collection("alice", "a"), b = add_collection("alice", "b"), at_a = 0, at_b = 0, last = -1;
+    int64_t a = add_collection(s, "alice", "a"), b = add_collection(s, "alice", "b"), at_a = 0, at_b = 0, last = -1;
     int64_t d = add_document(s, "alice", "d", a);
     expect_changes(a, &at_a, "");
     OK(publish_chunks(s, "alice", d, "d", 2, ERR));
@@ -282,7 +268,7 @@ Test(store, changes_are_logged_for_each_collection) {
 }
 
 Test(store, a_log_that_was_trimmed_says_so) {
-    int64_t a = add_collection("alice", "a"), at = 0;
+    int64_t a = add_collection(s, "alice", "a"), at = 0;
     struct store_change_list list = {0};
     add_ready(s, "alice", "d", a, 1);
     expect_changes(a, &at, "p");
@@ -293,195 +279,6 @@ Test(store, a_log_that_was_trimmed_says_so) {
     at = 200703;
     expect_changes(a, &at, "p");
     store_change_list_deinit(&list);
-}
-
-/* ---- jobs -------------------------------------------------------------------------------------------------------- */
-
-static int64_t add_job(const char *tenant, int64_t document, int max_attempts) {
-    int64_t id = 0;
-    OK(store_job_add(s, tenant, document, "ingest", "/path", max_attempts, &id, ERR));
-    return id;
-}
-
-static int64_t claim(const char *worker) {
-    struct store_jobs jobs = {0};
-    OK(store_job_claim(s, NULL, worker, 60, &jobs, ERR));
-    int64_t id = jobs.n ? jobs.data->id : 0;
-    if (id) {
-        cr_assert_eq(jobs.data->state, JOB_RUNNING);
-        cr_assert_str_eq(jobs.data->worker, worker);
-        cr_assert_str_eq(jobs.data->payload, "/path");
-    }
-    store_jobs_deinit(&jobs);
-    return id;
-}
-
-static void expect_job(const char *tenant, int64_t id, enum job_state state, int attempts, const char *error) {
-    struct store_jobs jobs = {0};
-    OK(store_job_get(s, tenant, id, &jobs, ERR));
-    cr_assert_eq(jobs.data->state, state, "expected %s, found %s", job_state_name(state),
-                 job_state_name(jobs.data->state));
-    cr_assert_eq(jobs.data->attempts, attempts);
-    cr_assert_str_eq(jobs.data->error, error);
-    store_jobs_deinit(&jobs);
-}
-
-Test(store, a_job_from_claim_to_done) {
-    int64_t d = add_document(s, "alice", "d", 0), a = add_job("alice", d, 0), b = add_job("bob", 0, 0);
-    struct store_jobs jobs = {0};
-    cr_assert_eq(claim("w1"), a);
-    cr_assert_eq(claim("w2"), b);
-    cr_assert_eq(claim("w3"), 0);
-    OK(store_job_heartbeat(s, "alice", a, "w1", 60, "embed", 0.5, ERR));
-    FAILS(STATUS_NOT_FOUND, store_job_heartbeat(s, "alice", a, "w2", 60, "embed", 0.5, ERR));
-    FAILS(STATUS_INVALID, store_job_heartbeat(s, "alice", a, "w1", 60, "embed", NAN, ERR));
-    OK(store_job_get(s, "alice", a, &jobs, ERR));
-    cr_assert_str_eq(jobs.data->stage, "embed");
-    cr_assert(jobs.data->progress == 0.5 && jobs.data->document == d && jobs.data->max_attempts == 3);
-    OK(store_job_finish(s, "alice", a, "w1", NULL, 0, ERR));
-    expect_job("alice", a, JOB_DONE, 1, "");
-    FAILS(STATUS_NOT_FOUND, store_job_finish(s, "alice", a, "w1", NULL, 0, ERR));
-    FAILS(STATUS_INVALID, store_job_cancel(s, "alice", a, ERR));
-    FAILS(STATUS_INVALID, store_job_retry(s, "alice", a, ERR));
-    OK(store_job_list(s, "alice", d, JOB_DONE, (struct store_page){0}, &jobs, ERR));
-    cr_assert(jobs.n == 1 && jobs.data->id == a);
-    OK(store_job_list(s, "alice", 0, JOB_QUEUED, (struct store_page){.newest_first = true}, &jobs, ERR));
-    cr_assert_eq(jobs.n, 0);
-    store_jobs_deinit(&jobs);
-}
-
-Test(store, a_document_and_its_job_are_submitted_together) {
-    int64_t id = 0, job = 0, again = 0, c = add_collection("alice", "c");
-    const struct store_document d = {.name = "d", .hash = "d"};
-    OK(store_job_submit(s, "alice", &d, c, "ingest", "/path", 1, &id, &job, ERR));
-    cr_assert_eq(claim("w"), job);
-    OK(store_job_submit(s, "alice", &d, c, "ingest", "/path", 1, &again, &job, ERR));
-    cr_assert(again == id && job == 0, "it is being worked on");
-    OK(store_document_end(s, "alice", id, DOCUMENT_FAILED, "", ERR));
-    OK(store_job_submit(s, "alice", &d, c, "ingest", "/path", 1, &again, &job, ERR));
-    cr_assert(again == id && job != 0, "it failed, so it starts anew");
-    FAILS(STATUS_INVALID, store_job_submit(s, "alice", &d, 0, "", "/path", 1, &again, &job, ERR));
-    FAILS(STATUS_NOT_FOUND, store_job_submit(s, "bob", &d, c, "ingest", "/path", 1, &again, &job, ERR));
-    struct store_documents list = {0};
-    OK(store_document_list(s, "bob", 0, DOCUMENT_STATUS_COUNT, (struct store_page){0}, &list, ERR));
-    cr_assert_eq(list.n, 0);
-    store_documents_deinit(&list);
-}
-
-Test(store, a_dead_workers_job_is_taken_over) {
-    int64_t d = add_document(s, "alice", "d", 0), id = add_job("alice", d, 2);
-    cr_assert_eq(claim("w1"), id);
-    fixture_now += 59;
-    cr_assert_eq(claim("w2"), 0, "the lease still runs");
-    OK(store_job_heartbeat(s, "alice", id, "w1", 60, NULL, 0, ERR));
-    fixture_now += 59;
-    cr_assert_eq(claim("w2"), 0, "the heartbeat made it longer");
-    fixture_now += 1;
-    cr_assert_eq(claim("w2"), id);
-    FAILS(STATUS_NOT_FOUND, store_job_heartbeat(s, "alice", id, "w1", 60, NULL, 0, ERR));
-    FAILS(STATUS_NOT_FOUND, store_job_finish(s, "alice", id, "w1", NULL, 0, ERR));
-    expect_job("alice", id, JOB_RUNNING, 2, "");
-    fixture_now += 60;
-    cr_assert_eq(claim("w3"), 0, "it has no attempt left");
-    expect_job("alice", id, JOB_FAILED, 2, "the worker died in the last attempt");
-    cr_assert_eq(status_of("alice", d), DOCUMENT_FAILED);
-    OK(store_job_retry(s, "alice", id, ERR));
-    cr_assert_eq(status_of("alice", d), DOCUMENT_PENDING);
-    cr_assert_eq(claim("w3"), id);
-}
-
-Test(store, a_process_that_starts_again_gives_its_jobs_back) {
-    int64_t id = add_job("alice", 0, 1);
-    cr_assert_eq(claim("host"), id);
-    OK(store_job_release(s, "other", ERR));
-    cr_assert_eq(claim("host"), 0);
-    OK(store_job_release(s, "host", ERR));
-    expect_job("alice", id, JOB_QUEUED, 0, "");
-    cr_assert_eq(claim("host"), id);
-}
-
-Test(store, errors_are_tried_again_until_attempts_run_out) {
-    int64_t d = add_document(s, "alice", "d", 0), id = add_job("alice", d, 2);
-    cr_assert_eq(claim("w"), id);
-    OK(store_job_finish(s, "alice", id, "w", "no disk", 30, ERR));
-    expect_job("alice", id, JOB_QUEUED, 1, "no disk");
-    cr_assert_eq(claim("w"), 0, "not due yet");
-    fixture_now += 30;
-    cr_assert_eq(claim("w"), id);
-    OK(store_job_finish(s, "alice", id, "w", "still no disk", 30, ERR));
-    expect_job("alice", id, JOB_FAILED, 2, "still no disk");
-    struct store_documents list = {0};
-    OK(store_document_get(s, "alice", d, &list, ERR));
-    cr_assert_eq(list.data->status, DOCUMENT_FAILED);
-    cr_assert_str_eq(list.data->reason, "still no disk");
-    store_documents_deinit(&list);
-    int64_t hopeless = add_job("alice", 0, 5);
-    cr_assert_eq(claim("w"), hopeless);
-    OK(store_job_finish(s, "alice", hopeless, "w", "encrypted", -1, ERR));
-    expect_job("alice", hopeless, JOB_FAILED, 1, "encrypted");
-}
-
-Test(store, a_cancelled_job_stops_its_worker) {
-    int64_t d = add_document(s, "alice", "d", 0), id = add_job("alice", d, 0);
-    cr_assert_eq(claim("w"), id);
-    OK(store_job_cancel(s, "alice", id, ERR));
-    FAILS(STATUS_CANCELLED, store_job_heartbeat(s, "alice", id, "w", 60, NULL, 0, ERR));
-    FAILS(STATUS_CANCELLED, publish_chunks(s, "alice", d, "d", 2, ERR));
-    FAILS(STATUS_CANCELLED, store_job_finish(s, "alice", id, "w", NULL, 0, ERR));
-    cr_assert_eq(status_of("alice", d), DOCUMENT_CANCELLED);
-    cr_assert_eq(claim("w"), 0);
-    OK(store_job_retry(s, "alice", id, ERR));
-    cr_assert_eq(claim("w"), id);
-    OK(publish_chunks(s, "alice", d, "d", 2, ERR));
-    OK(store_document_delete(s, "alice", d, ERR));
-    FAILS(STATUS_NOT_FOUND, store_job_heartbeat(s, "alice", id, "w", 60, NULL, 0, ERR));
-}
-
-/* Workers with connections of their own: every job runs exactly once. */
-enum { N_WORKERS = 4, N_JOBS = 60 };
-struct worker {
-    pthread_t thread;
-    int n, n_failed;
-    char name[8];
-};
-
-static void *work(void *arg) {
-    struct worker *w = arg;
-    struct store_jobs jobs = {0};
-    char err[ERR_BYTES];
-    struct store *mine = NULL;
-    const struct store_options options = {.url = fixture.url, .dtype = DTYPE_F16, .now = fixture_clock};
-    if (store_open(&mine, &options, ERR)) w->n_failed++;
-    while (mine) {
-        if (store_job_claim(mine, NULL, w->name, 60, &jobs, ERR)) w->n_failed++;
-        if (!jobs.n) break;
-        if (store_job_finish(mine, jobs.data->tenant, jobs.data->id, w->name, NULL, 0, ERR)) w->n_failed++;
-        w->n++;
-    }
-    store_jobs_deinit(&jobs);
-    store_close(mine);
-    return NULL;
-}
-
-Test(store, each_job_goes_to_one_worker) {
-    struct worker workers[N_WORKERS] = {0};
-    struct store_jobs jobs = {0};
-    int n = 0;
-    for (int i = 0; i < N_JOBS; i++) add_job(i % 2 ? "alice" : "bob", 0, 1);
-    for (int i = 0; i < N_WORKERS; i++) {
-        snprintf(workers[i].name, sizeof workers[i].name, "w%d", i);
-        pthread_create(&workers[i].thread, NULL, work, &workers[i]);
-    }
-    for (int i = 0; i < N_WORKERS; i++) {
-        pthread_join(workers[i].thread, NULL);
-        cr_assert_eq(workers[i].n_failed, 0);
-        n += workers[i].n;
-    }
-    cr_assert_eq(n, N_JOBS);
-    OK(store_job_list(s, "alice", 0, JOB_DONE, (struct store_page){0}, &jobs, ERR));
-    cr_assert_eq(jobs.n, N_JOBS / 2);
-    for (size_t i = 0; i < jobs.n; i++) cr_assert_eq(jobs.data[i].attempts, 1);
-    store_jobs_deinit(&jobs);
 }
 
 /* ---- near-duplicates, feedback, settings ------------------------------------------------------------------------- */
@@ -524,7 +321,7 @@ Test(store, feedback_and_settings) {
     struct store_chunks chunks = {0};
     struct store_feedbacks list = {0};
     char *value = NULL;
-    int64_t c = add_collection("alice", "c"), id = 0, d = add_ready(s, "alice", "d", c, 3);
+    int64_t c = add_collection(s, "alice", "c"), id = 0, d = add_ready(s, "alice", "d", c, 3);
     OK(store_chunk_range(s, "alice", d, 0, 2, false, &chunks, ERR));
     const int64_t ids[] = {chunks.data[2].id, chunks.data[0].id};
     const struct store_feedback f = {
@@ -562,9 +359,9 @@ Test(store, feedback_and_settings) {
 
 /* Every call that takes an id, with ids of somebody else: not found, as if there were none, and nothing changes. */
 Test(store, another_tenants_ids_do_not_exist) {
-    int64_t c = add_collection("alice", "c"), d = add_ready(s, "alice", "d", c, 3),
+    int64_t c = add_collection(s, "alice", "c"), d = add_ready(s, "alice", "d", c, 3),
             p = add_document(s, "alice", "p", c);
-    int64_t job = add_job("alice", d, 0), own = add_collection("mallory", "m"), id = 0, n_changes = 0;
+    int64_t job = add_job(s, "alice", d, 0), own = add_collection(s, "mallory", "m"), id = 0, n_changes = 0;
     int64_t own_document = add_document(s, "mallory", "m", 0);
     const uint32_t signature[4] = {1, 2, 3, 4};
     char *value = NULL;
@@ -641,7 +438,7 @@ Test(store, another_tenants_ids_do_not_exist) {
               documents.data[1].status == DOCUMENT_PENDING);
     OK(store_chunk_range(s, "alice", d, 0, 9, false, &chunks, ERR));
     cr_assert(chunks.n == 3 && !strcmp(chunks.data[0].text, "d chunk 0"));
-    expect_job("alice", job, JOB_QUEUED, 0, "");
+    expect_job(s, "alice", job, JOB_QUEUED, 0, "");
     OK(store_setting_get(s, "alice", c, "k", &value, ERR));
     cr_assert_str_eq(value, "secret");
     free(value);
@@ -654,7 +451,7 @@ Test(store, another_tenants_ids_do_not_exist) {
 }
 
 Test(store, the_database_itself_refuses_rows_of_two_tenants) {
-    int64_t c = add_collection("alice", "c"), d = add_document(s, "bob", "d", 0);
+    int64_t c = add_collection(s, "alice", "c"), d = add_document(s, "bob", "d", 0);
     const struct db_value mixed[] = {V_TEXT("alice"), V_INT(c), V_INT(d)};
     cr_assert_eq(
         store__exec(s, NULL, "INSERT INTO members (tenant, collection, document) VALUES (?1, ?2, ?3)", mixed, 3),
